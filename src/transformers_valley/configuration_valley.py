@@ -1,0 +1,143 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`ValleyConfig`: a vision tower, a temporal module, a linear projector and a language model, described together."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import auto_docstring
+
+
+# The placeholders of an image and a video, and the delimiters of the released 2023 vocabulary around their features.
+SPECIAL_TOKENS = ("<image>", "<video>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>")
+
+# Fields that stand at the top level only where a language model's own config was stored flat: the 2023 code of Valley
+# and ByteDance's later, unrelated Valley2 both did this, and both call themselves `model_type: "valley"`.
+_FLAT_CONFIG_FIELDS = {"hidden_size", "num_hidden_layers", "mm_vision_tower", "mm_hidden_size", "use_mm_proj"}
+
+
+@auto_docstring(checkpoint="luoruipu1/Valley-13b-v1")
+@strict
+class ValleyConfig(PreTrainedConfig):
+    r"""
+    image_token_id (`int`, *optional*, defaults to 32000):
+        Id of the placeholder that stands at every feature position of an image.
+    video_token_id (`int`, *optional*, defaults to 32001):
+        Id of the placeholder that stands at every feature position of a video.
+    vision_feature_layer (`int`, *optional*, defaults to -2):
+        Index into the vision tower's hidden states (0 is the embedding output) of the features that are used. Layers
+        after it are not built.
+    temporal_module (`str`, *optional*, defaults to `"transformer"`):
+        How the patch grids of a clip's frames become one grid (paper, Section 4.2): `"mean"` (v1), `"importance"`
+        (v2: a learned weight per frame) or `"transformer"` (v3: what changes over time, added to the mean).
+    temporal_space (`str`, *optional*, defaults to `"vision"`):
+        Where the temporal module works: `"vision"` pools and then projects, as the paper writes it; `"text"` projects
+        and then pools, as the code released in 2023 does.
+    temporal_num_heads (`int`, *optional*, defaults to 8):
+        Attention heads of the `"transformer"` module.
+    temporal_intermediate_size (`int`, *optional*, defaults to 2048):
+        Width of the feed-forward layer of the `"transformer"` module.
+    temporal_dropout (`float`, *optional*, defaults to 0.1):
+        Dropout of the `"transformer"` module while training.
+    projector_bias (`bool`, *optional*, defaults to `True`):
+        Whether the linear projector has a bias.
+    vision_chunk_size (`int`, *optional*, defaults to 32):
+        How many frames go through the vision tower at once. It bounds memory and does not change the result.
+
+    Raises:
+        ValueError: if the fields are those of a flat config, or the temporal module does not fit its width.
+
+    Example:
+
+    ```python
+    >>> from transformers_valley import ValleyConfig, ValleyForConditionalGeneration
+
+    >>> # CLIP ViT-L/14 at 224 pixels, a LLaMA 7B decoder and the v3 temporal module
+    >>> config = ValleyConfig()
+    >>> model = ValleyForConditionalGeneration(config)
+    ```"""
+
+    model_type = "valley"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="clip_vision_model",
+            init_kwargs={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "image_size": 224,
+                "projection_dim": 768,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32006}),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 32000
+    video_token_id: int = 32001
+    vision_feature_layer: int = -2
+    temporal_module: Literal["mean", "importance", "transformer"] = "transformer"
+    temporal_space: Literal["vision", "text"] = "vision"
+    temporal_num_heads: int = 8
+    temporal_intermediate_size: int = 2048
+    temporal_dropout: float | int = 0.1
+    projector_bias: bool = True
+    vision_chunk_size: int = 32
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        self._refuse_flat_config(kwargs)
+        super().__post_init__(**kwargs)
+        # A decoder that ties its embeddings says so in its own config; the head lives up here.
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+
+    def _refuse_flat_config(self, kwargs: dict):
+        """Name the two foreign kinds of checkpoint that also say `model_type: "valley"`."""
+        flat_fields = sorted(_FLAT_CONFIG_FIELDS & kwargs.keys())
+        if self.text_config is not None or not flat_fields:
+            return
+        architectures = kwargs.get("architectures") or self.architectures or []
+        if any("Qwen" in name for name in architectures):
+            raise ValueError(
+                f"This is a config of ByteDance's Valley2 (architectures={architectures}), an unrelated model that "
+                "shares the name. transformers_valley cannot load it; use the code published with that checkpoint."
+            )
+        raise ValueError(
+            f"This is a flat config of the Valley code released in 2023 (it has {flat_fields} at the top level and no "
+            "`text_config`). Its weights have to be converted before they load: the names of its tensors differ."
+        )
+
+    @property
+    def temporal_hidden_size(self) -> int:
+        """Width in which the temporal module works."""
+        return (self.vision_config if self.temporal_space == "vision" else self.text_config).hidden_size
+
+    def validate_temporal_module(self):
+        """Refuse widths that the temporal module cannot split into heads or pair into sines and cosines."""
+        if self.vision_config is None or self.text_config is None or self.temporal_module != "transformer":
+            return
+        width = self.temporal_hidden_size
+        if self.temporal_num_heads < 1 or width % self.temporal_num_heads or width % 2:
+            raise ValueError(
+                f"temporal_module='transformer' works in {width} channels (temporal_space={self.temporal_space!r}), "
+                f"which must be even and divisible by temporal_num_heads={self.temporal_num_heads}. Set "
+                "temporal_num_heads to a divisor of the width."
+            )
+
+    def validate_token_ids(self):
+        """Refuse one id for both modalities: features are placed by id."""
+        if self.image_token_id == self.video_token_id:
+            raise ValueError(f"image_token_id and video_token_id must differ, both are {self.image_token_id}.")
+
+    def validate_vision_chunk_size(self):
+        """Refuse an empty chunk."""
+        if self.vision_chunk_size < 1:
+            raise ValueError(f"vision_chunk_size must be at least 1 frame, got {self.vision_chunk_size}.")
+
+
+__all__ = ["SPECIAL_TOKENS", "ValleyConfig"]

@@ -1,0 +1,787 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""The Valley model: frames through a vision tower, time pooled away, one linear projection, a language model.
+
+pixels (frames, 3, H, W) -> vision tower (frames, 1 + P, D) -> temporal module, per clip (P + T, D) -> projector
+-> placed at the placeholders of the prompt -> language model. An image is a clip of one frame.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, logging, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import select_hidden_states
+
+from .configuration_valley import SPECIAL_TOKENS, ValleyConfig
+
+
+logger = logging.get_logger(__name__)
+
+
+@auto_docstring(custom_intro="Base class for Valley outputs, with hidden states and attentions.")
+@dataclass
+class ValleyModelOutputWithPast(BaseModelOutputWithPast):
+    r"""
+    past_key_values (`Cache`, *optional*, returned when `use_cache=True` is passed or when `config.use_cache=True`):
+        Keys and values of the language model's self-attention, to continue from.
+    image_hidden_states (`torch.FloatTensor` of shape `(num_image_features, hidden_size)`, *optional*):
+        Features of all images, in the order of their placeholders.
+    video_hidden_states (`torch.FloatTensor` of shape `(num_video_features, hidden_size)`, *optional*):
+        Features of all clips, in the order of their placeholders.
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+    video_hidden_states: torch.FloatTensor | None = None
+
+
+@auto_docstring(custom_intro="Base class for Valley causal language model outputs.")
+@dataclass
+class ValleyCausalLMOutputWithPast(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
+        Language modeling loss (for next-token prediction).
+    logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, config.text_config.vocab_size)`):
+        Prediction scores of the language modeling head, before the softmax.
+    past_key_values (`Cache`, *optional*, returned when `use_cache=True` is passed or when `config.use_cache=True`):
+        Keys and values of the language model's self-attention, to continue from.
+    image_hidden_states (`torch.FloatTensor` of shape `(num_image_features, hidden_size)`, *optional*):
+        Features of all images, in the order of their placeholders.
+    video_hidden_states (`torch.FloatTensor` of shape `(num_video_features, hidden_size)`, *optional*):
+        Features of all clips, in the order of their placeholders.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+    image_hidden_states: torch.FloatTensor | None = None
+    video_hidden_states: torch.FloatTensor | None = None
+
+
+class ValleyTemporalModule(nn.Module):
+    """Pools the patch grids of each clip's frames into one grid. Subclasses say how, in `pool`."""
+
+    def forward(self, patches: torch.Tensor, num_frames: list[int]) -> torch.Tensor:
+        """
+        Args:
+            patches (`torch.FloatTensor` of shape `(total_frames, num_patches, hidden_size)`):
+                The frames of all clips, one clip after the other.
+            num_frames (`list[int]`):
+                Frames of each clip.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_clips, num_patches, hidden_size)`.
+        """
+        # Clips of one length are pooled together: few large operations, and no padding frame is ever computed.
+        clips = patches.split(num_frames)
+        pooled: list[torch.Tensor | None] = [None] * len(clips)
+        for length in set(num_frames):
+            members = [index for index, frames in enumerate(num_frames) if frames == length]
+            if len(members) == len(clips):  # the usual batch needs no copy
+                return self.pool(patches.unflatten(0, (len(clips), length)))
+            for index, grid in zip(members, self.pool(torch.stack([clips[i] for i in members])), strict=True):
+                pooled[index] = grid
+        return torch.stack(pooled)
+
+    def pool(self, clips: torch.Tensor) -> torch.Tensor:
+        """`(num_clips, T, num_patches, hidden_size)` to `(num_clips, num_patches, hidden_size)`."""
+        raise NotImplementedError
+
+
+class ValleyMeanPooling(ValleyTemporalModule):
+    """v1 (paper, Section 4.2): the mean over time."""
+
+    def __init__(self, config: ValleyConfig):
+        super().__init__()
+
+    def pool(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.mean(dim=1)
+
+
+class ValleyImportancePooling(ValleyTemporalModule):
+    """v2 (paper, Section 4.2): a weighted mean over time, one learned weight per frame.
+
+    The paper's formula leaves open whether a frame or a patch is weighted; its text and the released code say frame.
+    """
+
+    def __init__(self, config: ValleyConfig):
+        super().__init__()
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        self.importance = nn.Linear(side * side * config.temporal_hidden_size, 1)
+
+    def pool(self, clips: torch.Tensor) -> torch.Tensor:
+        frames = clips.flatten(2)
+        if frames.shape[-1] != self.importance.in_features:
+            raise ValueError(
+                f"temporal_module='importance' scores whole frames of {self.importance.in_features} values, got "
+                f"{clips.shape[2]} patches x {clips.shape[3]} channels. Feed frames of the vision tower's image_size."
+            )
+        weights = self.importance(frames).softmax(dim=1, dtype=torch.float32).to(clips.dtype)  # (clips, T, 1)
+        return (weights.transpose(1, 2) @ frames).reshape(clips.shape[0], *clips.shape[2:])
+
+
+class ValleyTemporalTransformer(ValleyTemporalModule):
+    """v3 (paper, Section 4.2): what one transformer layer reads off the last frame's patch, plus the mean over time.
+
+    Each patch position is a sequence over time with sinusoidal positions, and only the last step of one post-norm
+    `nn.TransformerEncoderLayer` is used. With a single query per sequence, keys and values never have to be computed:
+    the query is taken through the key projection instead (its bias shifts all scores alike and cancels), and the value
+    projection is applied to the weighted sum of frames. Cost and memory are `T * heads` per channel where the layer
+    spends `T * (hidden_size + T)`. The parameters are those of the layer, so they are not `nn.Linear` where their
+    weights are used rather than called (an adapter put on them would be passed over).
+    """
+
+    def __init__(self, config: ValleyConfig):
+        super().__init__()
+        hidden_size = config.temporal_hidden_size
+        self.num_heads = config.temporal_num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * hidden_size))
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.linear1 = nn.Linear(hidden_size, config.temporal_intermediate_size)
+        self.linear2 = nn.Linear(config.temporal_intermediate_size, hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size, eps=1e-5)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=1e-5)
+        self.dropout = nn.Dropout(config.temporal_dropout)
+
+    def pool(self, clips: torch.Tensor) -> torch.Tensor:
+        mean = clips.mean(dim=1)
+        positions = _sinusoidal_positions(clips.shape[1], clips.shape[3], clips)
+        last = clips[:, -1] + positions[-1]
+        hidden = self.norm1(last + self.dropout(self._attend(last, clips, positions)))
+        feed_forward = self.linear2(self.dropout(F.relu(self.linear1(hidden))))
+        return self.norm2(hidden + self.dropout(feed_forward)) + mean
+
+    def _attend(self, last: torch.Tensor, clips: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Attention of each last patch (clips, P, D) over its own past in `clips + positions` (clips, T, P, D)."""
+        # c clips, t frames, p patches, h heads, e channels of one head, d all channels
+        q_weight, k_weight, v_weight = self.in_proj_weight.unflatten(0, (3, self.num_heads, -1))  # (h, e, d) each
+        q_bias, _, v_bias = self.in_proj_bias.unflatten(0, (3, self.num_heads, -1))  # (h, e) each
+
+        query = torch.einsum("cpd,hed->cphe", last, q_weight) + q_bias
+        query = torch.einsum("cphe,hed->cphd", query * q_weight.shape[1] ** -0.5, k_weight)
+        # The positions are the same for every patch: they are added to the scores and sums, not to each frame.
+        scores = torch.einsum("cphd,ctpd->cpht", query, clips) + torch.einsum("cphd,td->cpht", query, positions)
+        weights = self.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(clips.dtype))
+        context = torch.einsum("cpht,ctpd->cphd", weights, clips) + torch.einsum("cpht,td->cphd", weights, positions)
+        # Dropout leaves weights that no longer sum to one, and the value bias is weighted like any value.
+        value = torch.einsum("cphd,hed->cphe", context, v_weight) + v_bias * weights.sum(-1, keepdim=True)
+        return self.out_proj(value.flatten(2))
+
+
+def _sinusoidal_positions(length: int, dim: int, like: torch.Tensor) -> torch.Tensor:
+    """Sine and cosine interleaved, base 10000, counted from 0: `(length, dim)` in the dtype and device of `like`."""
+    steps = torch.arange(length, dtype=torch.float32, device=like.device)
+    rates = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=like.device) / dim)
+    angles = torch.outer(steps, rates)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).to(like.dtype)
+
+
+TEMPORAL_MODULES = {
+    "mean": ValleyMeanPooling,
+    "importance": ValleyImportancePooling,
+    "transformer": ValleyTemporalTransformer,
+}
+
+
+@auto_docstring
+class ValleyPreTrainedModel(PreTrainedModel):
+    config: ValleyConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ValleyTemporalTransformer", "ValleyImportancePooling"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, ValleyTemporalTransformer):  # as nn.MultiheadAttention starts
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+
+
+@auto_docstring(custom_intro="Valley without a language modeling head: the merge of frames and text happens here.")
+class ValleyModel(ValleyPreTrainedModel):
+    def __init__(self, config: ValleyConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.temporal_module = TEMPORAL_MODULES[config.temporal_module](config)
+        self.multi_modal_projector = nn.Linear(
+            config.vision_config.hidden_size, config.text_config.hidden_size, bias=config.projector_bias
+        )
+        self.language_model = AutoModel.from_config(config.text_config)
+        self._drop_unused_vision_layers()
+        self.post_init()
+
+    def _drop_unused_vision_layers(self):
+        """Stop the vision tower at the layer whose features are used: what follows is neither kept nor computed."""
+        num_layers = getattr(self.config.vision_config, "num_hidden_layers", None)
+        stacks = {
+            name: module
+            for name, module in self.vision_tower.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == num_layers
+        }
+        if len(stacks) != 1:
+            raise ValueError(
+                f"{type(self.vision_tower).__name__} has no single stack of `num_hidden_layers` transformer layers, "
+                "so it has no hidden states per patch. Use a vision transformer such as CLIP, SigLIP or DINOv2."
+            )
+        layer = self.config.vision_feature_layer
+        if not -num_layers - 1 <= layer <= num_layers:
+            raise ValueError(
+                f"vision_feature_layer={layer} is out of range: {type(self.vision_tower).__name__} has "
+                f"{num_layers + 1} hidden states (the embedding output and {num_layers} layers)."
+            )
+        self.vision_feature_index = layer % (num_layers + 1)
+        ((name, layers),) = stacks.items()
+        kept = max(self.vision_feature_index, 1)  # hidden states, the embedding output too, are recorded at a layer
+        del layers[kept:]
+        dropped = [f"{name}.{index}" for index in range(kept, num_layers)]
+        # Nor do hidden states pass the final norm or a pooling head: weights there would never get a gradient.
+        for head in ("post_layernorm", "layernorm", "head", "pooler"):
+            if isinstance(getattr(self.vision_tower, head, None), nn.Module):
+                setattr(self.vision_tower, head, nn.Identity())
+                dropped.append(head)
+        # Checkpoints joined or converted from whole towers still hold what is not built.
+        names = "|".join(map(re.escape, dropped))
+        self._keys_to_ignore_on_load_unexpected = [rf"vision_tower\.(vision_model\.)?({names})\."] if dropped else None
+
+    @can_return_tuple
+    @select_hidden_states(lambda model: [model.vision_feature_index])
+    @auto_docstring(custom_intro="Features of images, ready to be placed into the prompt.")
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | BaseModelOutputWithPooling:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`):
+            All images of the batch, in the order of their placeholders. Each is a clip of one frame.
+
+        Returns:
+            `last_hidden_state` is the used layer of the vision tower, `(num_images, tokens, vision_hidden_size)`;
+            `pooler_output` a list with a `(num_patches + 1, hidden_size)` tensor per image.
+        """
+        _check_pixels("pixel_values", pixel_values, ("num_images", "3", "height", "width"))
+        return self._encode_clips(pixel_values, [1] * len(pixel_values), **kwargs)
+
+    @can_return_tuple
+    @select_hidden_states(lambda model: [model.vision_feature_index])
+    @auto_docstring(custom_intro="Features of video clips, ready to be placed into the prompt.")
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        video_num_frames: torch.LongTensor | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        r"""
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`):
+            All clips of the batch, in the order of their placeholders, padded at the end of time.
+        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each clip before padding; all of them when not given. Padding is dropped before the vision tower.
+
+        Returns:
+            `last_hidden_state` is the used layer of the vision tower, `(total_frames, tokens, vision_hidden_size)`;
+            `pooler_output` a list with a `(num_patches + T, hidden_size)` tensor per clip of T frames.
+        """
+        _check_pixels("pixel_values_videos", pixel_values_videos, ("num_videos", "frames", "3", "height", "width"))
+        num_videos, max_frames = pixel_values_videos.shape[:2]
+        if video_num_frames is None:
+            num_frames = [max_frames] * num_videos
+        else:
+            num_frames = torch.as_tensor(video_num_frames).tolist()
+        if len(num_frames) != num_videos or any(not 1 <= frames <= max_frames for frames in num_frames):
+            raise ValueError(
+                f"video_num_frames must give 1 to {max_frames} frames for each of the {num_videos} clips in "
+                f"pixel_values_videos, got {num_frames}."
+            )
+        if all(frames == max_frames for frames in num_frames):
+            frames = pixel_values_videos.flatten(0, 1)
+        else:
+            frames = torch.cat([clip[:count] for clip, count in zip(pixel_values_videos, num_frames, strict=True)])
+        return self._encode_clips(frames, num_frames, **kwargs)
+
+    def _encode_clips(
+        self, frames: torch.Tensor, num_frames: list[int], **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Frames of all clips `(total_frames, 3, H, W)` to one `(P + T, hidden_size)` tensor per clip."""
+        outputs = self._encode_frames(frames, **kwargs)
+        patch_size = self.config.vision_config.patch_size
+        num_patches = (frames.shape[-2] // patch_size) * (frames.shape[-1] // patch_size)
+        outputs.pooler_output = self._pool_clips(outputs.last_hidden_state, num_patches, num_frames)
+        return outputs
+
+    def _encode_frames(
+        self, frames: torch.Tensor, output_hidden_states: bool | list[int], **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Vision tower over chunks of frames, so that its activations do not grow with the number of frames."""
+        kwargs["return_dict"] = True
+        # A frozen tower needs no graph, even where the pixels of the batch are followed by trainable parts.
+        trainable = frames.requires_grad or any(
+            parameter.requires_grad for parameter in self.vision_tower.parameters()
+        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+            chunks = [
+                self.vision_tower(chunk, output_hidden_states=output_hidden_states, **kwargs)
+                for chunk in frames.split(self.config.vision_chunk_size)
+            ]
+        hidden_states = _cat_layers([chunk.hidden_states for chunk in chunks])  # None where a layer was not asked for
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states[self.vision_feature_index],
+            hidden_states=hidden_states,
+            attentions=_cat_layers([chunk.attentions for chunk in chunks]),
+        )
+
+    def _pool_clips(self, features: torch.Tensor, num_patches: int, num_frames: list[int]) -> list[torch.Tensor]:
+        """Tower features `(total_frames, tokens, D)` of all clips to one `(P + T, hidden_size)` tensor per clip."""
+        if features.shape[1] < num_patches:
+            raise ValueError(
+                f"{type(self.vision_tower).__name__} gives {features.shape[1]} tokens for frames of {num_patches} "
+                "patches: it merges patches, and Valley needs one token for each."
+            )
+        features = features.to(self._visual_dtype)
+        patches = features[:, -num_patches:]
+        if features.shape[1] > num_patches:  # first comes CLS, then perhaps registers, then the patches
+            frame_tokens = features[:, 0]
+        else:  # SigLIP has no CLS token: the mean of its patches stands for the frame
+            frame_tokens = patches.mean(dim=1)
+
+        if self.config.temporal_space == "text":
+            patches, frame_tokens = self.multi_modal_projector(patches), self.multi_modal_projector(frame_tokens)
+        grids = self.temporal_module(patches, num_frames)
+        clips = torch.cat([part for clip in zip(grids, frame_tokens.split(num_frames), strict=True) for part in clip])
+        if self.config.temporal_space == "vision":
+            clips = self.multi_modal_projector(clips)
+        return list(clips.split([num_patches + frames for frames in num_frames]))
+
+    @property
+    def _visual_dtype(self) -> torch.dtype:
+        """Dtype of the trainable visual parts, which may differ from that of a frozen tower."""
+        return next((p.dtype for p in self._visual_parameters() if p.is_floating_point()), self.dtype)
+
+    def _visual_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.temporal_module.parameters()
+        yield from self.multi_modal_projector.parameters()
+
+    def _touch_visual_parameters(self) -> torch.Tensor:
+        """A zero that depends on every trainable visual part.
+
+        Distributed training hangs when a rank whose batch is text only leaves a parameter out of its backward pass
+        that the other ranks wait for. ZeRO-3 gathers the vision tower's weights together too.
+        """
+        vision_config = self.config.vision_config
+        if is_deepspeed_zero3_enabled():
+            shape = (1, 3, vision_config.image_size, vision_config.image_size)
+            frame = torch.zeros(shape, dtype=self.dtype, device=self.device)
+            clip = self.get_image_features(frame, return_dict=True).pooler_output[0]
+        else:
+            num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
+            shape = (1, num_patches + 1, vision_config.hidden_size)
+            clip = self._pool_clips(torch.zeros(shape, device=self.device), num_patches, [1])[0]
+        return clip[:0].sum()
+
+    def get_placeholder_mask(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.FloatTensor,
+        image_features: list[torch.Tensor] | None = None,
+        video_features: list[torch.Tensor] | None = None,
+    ) -> tuple[torch.BoolTensor, torch.BoolTensor]:
+        """
+        Where the features of images and of videos go.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The prompt; without it placeholders are recognised by their embedding.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+                The embedded prompt.
+            image_features, video_features (`list[torch.FloatTensor]`, *optional*):
+                One tensor per visual, in the order of the placeholders.
+
+        Returns:
+            Two masks of shape `(batch_size, sequence_length, 1)`, for images and for videos.
+
+        Raises:
+            ValueError: if placeholders and features do not match, naming the first sample where they part.
+        """
+        masks = []
+        for modality, features in (("image", image_features), ("video", video_features)):
+            token_id = getattr(self.config, f"{modality}_token_id")
+            if input_ids is not None:
+                mask = input_ids == token_id
+            else:
+                token = torch.tensor(token_id, dtype=torch.long, device=inputs_embeds.device)
+                mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+            if features is not None:
+                _check_placeholders(modality, mask, [len(clip) for clip in features])
+            masks.append(mask.unsqueeze(-1))
+        return tuple(masks)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_num_frames: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ValleyModelOutputWithPast:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*):
+            All images of the batch, in the order of their placeholders.
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`, *optional*):
+            All clips of the batch, in the order of their placeholders, padded at the end of time.
+        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each clip before padding; all of them when not given.
+        mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+            Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
+            pixels.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        features = dict(mm_encoder_outputs or {})
+        if features and (pixel_values is not None or pixel_values_videos is not None):
+            raise ValueError("Give either pixels or mm_encoder_outputs, not both: both describe the same visuals.")
+
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            features["image"] = self.get_image_features(pixel_values, return_dict=True)
+        if pixel_values_videos is not None:
+            features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, return_dict=True)
+
+        placed = {modality: output.pooler_output for modality, output in features.items() if output is not None}
+        hidden_states = {
+            modality: _cat(clips).to(inputs_embeds.device, inputs_embeds.dtype) for modality, clips in placed.items()
+        }
+        if placed:
+            masks = self.get_placeholder_mask(input_ids, inputs_embeds, placed.get("image"), placed.get("video"))
+            for modality, mask in zip(("image", "video"), masks, strict=True):
+                if modality in placed:
+                    inputs_embeds = inputs_embeds.masked_scatter(mask, hidden_states[modality])
+        elif self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self._visual_parameters()):
+            inputs_embeds = inputs_embeds + self._touch_visual_parameters().to(inputs_embeds.dtype)
+        if input_ids is not None and not torch.compiler.is_compiling():
+            self._warn_of_empty_placeholders(input_ids, placed, past_key_values)
+
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return ValleyModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=hidden_states.get("image"),
+            video_hidden_states=hidden_states.get("video"),
+        )
+
+    def _warn_of_empty_placeholders(self, input_ids: torch.Tensor, placed: dict, past_key_values: Cache | None):
+        """A prompt that speaks of a clip nobody gave is answered from nothing, and trained on it teaches nothing.
+
+        It is an error while training only: assisted generation drafts without visuals on purpose.
+        """
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            return
+        for modality in ("image", "video"):
+            if modality in placed or not (input_ids == getattr(self.config, f"{modality}_token_id")).any():
+                continue
+            pixels = "pixel_values" if modality == "image" else "pixel_values_videos"
+            message = (
+                f"{modality.capitalize()} features and {modality} tokens do not match: the prompt has <{modality}> "
+                f"placeholder tokens, but no {modality} was given. Pass {pixels} (the processor makes them) or take "
+                "the placeholders out of the prompt."
+            )
+            if self.training:
+                raise ValueError(message)
+            logger.warning_once(message)
+
+
+def _cat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`torch.cat` along the first dimension that does not copy a single tensor."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _cat_layers(chunks: list[tuple[torch.Tensor | None, ...] | None]) -> tuple[torch.Tensor | None, ...] | None:
+    """Join what the vision tower recorded per layer over the chunks of frames."""
+    if chunks[0] is None:
+        return None
+    return tuple(None if layer[0] is None else _cat(layer) for layer in zip(*chunks, strict=True))
+
+
+def _check_pixels(name: str, pixels: torch.Tensor, shape: tuple[str, ...]):
+    """Refuse what is not a non-empty float tensor of the expected rank."""
+    expected = f"expected a non-empty floating point tensor of shape ({', '.join(shape)}); the processor makes it"
+    if not isinstance(pixels, torch.Tensor):
+        raise ValueError(f"{name} is a {type(pixels).__name__}; {expected}.")
+    if pixels.ndim != len(shape) or pixels.shape[-3] != 3 or 0 in pixels.shape or not pixels.is_floating_point():
+        raise ValueError(f"{name} is a {pixels.dtype} tensor of shape {tuple(pixels.shape)}; {expected}.")
+
+
+def _check_placeholders(modality: str, mask: torch.Tensor, lengths: list[int]):
+    """Each sample must hold a whole number of visuals: count placeholders and features sample by sample."""
+    if torch.compiler.is_compiling():
+        torch_compilable_check(mask.sum() == sum(lengths), f"{modality} features and {modality} tokens do not match")
+        return
+    counts = mask.sum(-1).tolist()
+    ends = [0, *accumulate(lengths)]
+    if len(lengths) == 1 and sum(counts) == ends[-1]:
+        return  # chunked prefill joins the features of all samples into one tensor
+    begin = 0
+    for sample, count in enumerate(counts):
+        is_last = sample == len(counts) - 1
+        end = begin + count
+        if end in ends and not (is_last and end != ends[-1]):
+            begin = end
+            continue
+        left = [end - begin for end in ends if end > begin] or [0]
+        raise ValueError(
+            f"{modality.capitalize()} features and {modality} tokens do not match: sample {sample} has {count} "
+            f"<{modality}> placeholder tokens for {left[-1] if is_last else left[0]} features (the batch has "
+            f"{sum(counts)} tokens for {ends[-1]} features of {len(lengths)} {modality}s). Most likely the prompt was "
+            f"truncated inside a visual block: raise max_length. Otherwise give exactly one {modality} per "
+            f"<{modality}> of the prompt."
+        )
+
+
+@auto_docstring(custom_intro="Valley: a language model that sees images and video clips.")
+class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: ValleyConfig):
+        super().__init__(config)
+        self.model = ValleyModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self._keys_to_ignore_on_load_unexpected = self.model._keys_to_ignore_on_load_unexpected
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    @auto_docstring
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | BaseModelOutputWithPooling:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`):
+            All images of the batch, in the order of their placeholders.
+        """
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @auto_docstring
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        video_num_frames: torch.LongTensor | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        r"""
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`):
+            All clips of the batch, in the order of their placeholders, padded at the end of time.
+        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each clip before padding; all of them when not given.
+        """
+        return self.model.get_video_features(pixel_values_videos, video_num_frames, **kwargs)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_num_frames: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ValleyCausalLMOutputWithPast:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*):
+            All images of the batch, in the order of their placeholders.
+        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`, *optional*):
+            All clips of the batch, in the order of their placeholders, padded at the end of time.
+        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
+            Frames of each clip before padding; all of them when not given.
+        mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+            Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
+            pixels.
+
+        Example:
+
+        ```python
+        >>> from transformers import AutoModelForImageTextToText, AutoProcessor
+        >>> import transformers_valley
+
+        >>> model = AutoModelForImageTextToText.from_pretrained("path/to/valley")
+        >>> processor = AutoProcessor.from_pretrained("path/to/valley")
+        >>> content = [{"type": "video", "path": "clip.mp4"}, {"type": "text", "text": "What happens?"}]
+        >>> inputs = processor.apply_chat_template(
+        ...     [{"role": "user", "content": content}],
+        ...     add_generation_prompt=True,
+        ...     tokenize=True,
+        ...     return_dict=True,
+        ...     return_tensors="pt",
+        ... )
+        >>> output = model.generate(**inputs)
+        >>> processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        ```"""
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            video_num_frames=video_num_frames,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return ValleyCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | PreTrainedModel,
+        text: str | PreTrainedModel,
+        tokenizer=None,
+        dtype: torch.dtype | str | None = None,
+        **config,
+    ) -> "ValleyForConditionalGeneration":
+        """
+        Join a pretrained vision model and a pretrained decoder into a Valley whose projector and temporal module are
+        new: the start of stage 1 (paper, Section 4.3).
+
+        Args:
+            vision (`str` or `PreTrainedModel`):
+                A vision transformer, or a model with one as `vision_model` such as CLIP; loaded if a name or folder.
+            text (`str` or `PreTrainedModel`):
+                A causal language model; loaded if a name or folder. A model that is passed in becomes part of the
+                result and its embeddings are resized.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*):
+                Tokenizer of the decoder; loaded from `text` when not given. Valley's six special tokens are added to
+                it in place, so save it (or the processor made of it) with the model.
+            dtype (`torch.dtype` or `str`, *optional*):
+                Of the whole result; that of the decoder when not given.
+            **config:
+                Fields of [`ValleyConfig`], such as `temporal_module="mean"`.
+
+        Returns:
+            `ValleyForConditionalGeneration`: embeddings of new tokens are the mean of the old ones.
+
+        Raises:
+            ValueError: if there is no tokenizer, or the decoder's head has a bias.
+        """
+        if isinstance(text, str):
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(text)
+            text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype or "auto")
+        if tokenizer is None:
+            raise ValueError(
+                "Pass `tokenizer`: a decoder given as a model does not say which tokenizer it was trained with."
+            )
+        if isinstance(vision, str):
+            vision = AutoModel.from_pretrained(vision)
+        vision = getattr(vision, "vision_model", vision)
+        if getattr(text.get_output_embeddings(), "bias", None) is not None:
+            raise ValueError(f"{type(text).__name__} has a head with a bias, which Valley's `lm_head` does not hold.")
+
+        token_ids = _add_special_tokens(tokenizer, text)
+        config = cls.config_class(
+            vision_config=vision.config,
+            text_config=text.config,
+            image_token_id=token_ids["<image>"],
+            video_token_id=token_ids["<video>"],
+            **config,
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.vision_tower = vision
+        model.model._drop_unused_vision_layers()
+        model.model.language_model = text.base_model
+        model.lm_head = text.get_output_embeddings()
+        for module in (model.model.temporal_module, model.model.multi_modal_projector):
+            module.to_empty(device=text.device)
+            module.apply(model._init_weights)
+        model.tie_weights()
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=256,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return model.to(text.device, text.dtype).eval()
+
+
+@torch.no_grad()
+def _add_special_tokens(tokenizer, text: PreTrainedModel) -> dict[str, int]:
+    """Add Valley's tokens to the tokenizer, and to the decoder at the mean of the rows its tokenizer knew before."""
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    if len(tokenizer) > text.get_input_embeddings().num_embeddings:
+        text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    new = [index for index in token_ids.values() if index >= known]
+    for embeddings in (text.get_input_embeddings(), text.get_output_embeddings()):
+        embeddings.weight[new] = embeddings.weight[:known].mean(dim=0, dtype=torch.float32).to(embeddings.weight.dtype)
+    return token_ids
+
+
+__all__ = ["ValleyForConditionalGeneration", "ValleyModel", "ValleyPreTrainedModel"]

@@ -1,0 +1,43 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Tests never touch the network, and every test gets its own copy of the tiny model and processor."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import copy
+
+import pytest
+import torch
+from tiny import tiny_processor, tiny_tokenizer, tiny_valley
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _tiny():
+    tokenizer = tiny_tokenizer()
+    return tiny_valley(tokenizer=tokenizer), tiny_processor(tokenizer)
+
+
+@pytest.fixture
+def model(_tiny):
+    return copy.deepcopy(_tiny[0])
+
+
+@pytest.fixture
+def processor(_tiny):
+    return copy.deepcopy(_tiny[1])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(_tiny, tmp_path_factory):
+    """A saved model and processor."""
+    folder = str(tmp_path_factory.mktemp("checkpoint"))
+    for part in _tiny:
+        part.save_pretrained(folder)
+    return folder

@@ -1,0 +1,706 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import copy
+
+import pytest
+import torch
+from tiny import NUM_PATCHES, VISION_CONFIGS, tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, CompileConfig, ResNetConfig
+
+from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyModel, modeling_valley
+from transformers_valley.modeling_valley import TEMPORAL_MODULES, _sinusoidal_positions
+
+
+MODULES = ("mean", "importance", "transformer")
+SPACES = ("vision", "text")
+
+
+def block(token_id, num_frames):
+    return [token_id] * (NUM_PATCHES + num_frames)
+
+
+def pixels(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def video_inputs(model, num_frames=(3, 5), text=6):
+    """One clip per sample, left padded; the padding frames are noise so that using them would show."""
+    ids = [[7, 8] + block(model.config.video_token_id, frames) + list(range(10, 10 + text)) for frames in num_frames]
+    return pad_left(ids) | {
+        "pixel_values_videos": pixels(len(num_frames), max(num_frames), 3, 28, 28),
+        "video_num_frames": torch.tensor(num_frames),
+    }
+
+
+def pad_left(rows):
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def mixed_inputs(model):
+    """Two clips of different length in one sample, an image, and text only: one left padded batch."""
+    video, image = model.config.video_token_id, model.config.image_token_id
+    rows = [
+        [5] + block(video, 2) + [6] + block(video, 4) + [9],
+        [5] + block(image, 1) + [7, 8],
+        [5, 6, 7, 8, 9, 10],
+    ]
+    return pad_left(rows) | {
+        "pixel_values": pixels(1, 3, 28, 28, seed=1),
+        "pixel_values_videos": pixels(2, 4, 3, 28, 28, seed=2),
+        "video_num_frames": torch.tensor([2, 4]),
+    }
+
+
+# Temporal modules
+
+
+def temporal_module(name, dim=32, heads=4):
+    config = ValleyConfig(
+        vision_config=tiny_vision(hidden_size=dim).config,
+        temporal_module=name,
+        temporal_num_heads=heads,
+        temporal_intermediate_size=64,
+    )
+    torch.manual_seed(0)
+    module = TEMPORAL_MODULES[name](config)
+    for parameter in module.parameters():  # no parameter at a value that hides its use
+        nn.init.normal_(parameter, std=0.3)
+    return module.eval()
+
+
+def as_encoder_layer(module, dim=32, heads=4):
+    layer = nn.TransformerEncoderLayer(dim, heads, 64, dropout=0.1, activation="relu", layer_norm_eps=1e-5)
+    layer.load_state_dict(
+        {
+            f"self_attn.{name}" if name.startswith(("in_proj", "out_proj")) else name: value
+            for name, value in module.state_dict().items()
+        }
+    )
+    return layer
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 4000])
+def test_transformer_module_equals_torch_encoder_layer(length):
+    module = temporal_module("transformer")
+    clip = pixels(length, 2 if length == 4000 else NUM_PATCHES, 32)
+    positions = _sinusoidal_positions(length, 32, clip)
+    with torch.no_grad():
+        # Time is the sequence of the layer, the patches are its batch. The layer computes T x T, ours 1 x T.
+        expected = as_encoder_layer(module).eval()(clip + positions[:, None])[-1] + clip.mean(0)
+        result = module(clip, [length])[0]
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_equal_those_of_torch_encoder_layer():
+    module = temporal_module("transformer")
+    layer = as_encoder_layer(module).eval()
+    clip = pixels(6, NUM_PATCHES, 32).requires_grad_()
+    weight = pixels(NUM_PATCHES, 32, seed=5)
+    (module(clip, [6])[0] * weight).sum().backward()
+    ours, clip.grad = clip.grad, None
+    ((layer(clip + _sinusoidal_positions(6, 32, clip)[:, None])[-1] + clip.mean(0)) * weight).sum().backward()
+    torch.testing.assert_close(ours, clip.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.in_proj_weight.grad, layer.self_attn.in_proj_weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(module.in_proj_bias.grad, layer.self_attn.in_proj_bias.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(module.linear1.weight.grad, layer.linear1.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_while_training_has_the_mean_of_torch_encoder_layer():
+    """Dropped attention weights drop the value bias with them; the average over many draws shows it."""
+    module = temporal_module("transformer").train()
+    layer = as_encoder_layer(module).train()
+    clip = pixels(4, 512, 32)[:, :1].expand(4, 512, 32)  # one sequence, 512 draws at once
+    torch.manual_seed(0)
+    with torch.no_grad():
+        ours = torch.stack([module(clip, [4])[0].mean(0) for _ in range(20)]).mean(0)
+        positioned = clip + _sinusoidal_positions(4, 32, clip)[:, None]
+        theirs = torch.stack([(layer(positioned)[-1] + clip.mean(0)).mean(0) for _ in range(20)]).mean(0)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
+
+
+def test_positions_are_the_published_ones():
+    positions = _sinusoidal_positions(3, 6, torch.zeros(()))
+    for step in range(3):
+        for pair in range(3):
+            angle = torch.tensor(step / 10000 ** (2 * pair / 6))
+            torch.testing.assert_close(positions[step, 2 * pair], angle.sin())
+            torch.testing.assert_close(positions[step, 2 * pair + 1], angle.cos())
+
+
+def test_importance_is_one_softmax_weight_per_frame():
+    module, clip = temporal_module("importance"), pixels(5, NUM_PATCHES, 32)
+    weights = torch.stack([module.importance(frame.flatten()) for frame in clip]).softmax(0)
+    expected = sum(weight * frame for weight, frame in zip(weights, clip, strict=True))
+    torch.testing.assert_close(module(clip, [5])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_importance_names_a_wrong_grid():
+    with pytest.raises(ValueError, match="scores whole frames of 128 values, got 9 patches x 32 channels"):
+        temporal_module("importance")(pixels(5, 9, 32), [5])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_clips_of_any_lengths_pool_as_if_alone(name):
+    module, lengths = temporal_module(name), [3, 1, 5, 3, 1]
+    frames = pixels(sum(lengths), NUM_PATCHES, 32)
+    together = module(frames, lengths)
+    alone = torch.cat([module(clip, [len(clip)]) for clip in frames.split(lengths)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_order_matters_only_where_the_paper_says_so(name):
+    module, clip = temporal_module(name), pixels(6, NUM_PATCHES, 32)
+    same = torch.allclose(module(clip, [6]), module(clip.flip(0), [6]), atol=1e-5)
+    assert same == (name != "transformer")
+
+
+# Features
+
+
+def reference_features(model, frames):
+    """One clip (T, 3, H, W) by the paper's formulas, through the whole tower."""
+    base = model.model
+    tower = tiny_vision()
+    hidden = tower(frames, output_hidden_states=True).hidden_states[model.config.vision_feature_layer]
+    cls, patches = hidden[:, 0], hidden[:, 1:]
+    if model.config.temporal_space == "text":
+        cls, patches = base.multi_modal_projector(cls), base.multi_modal_projector(patches)
+    features = torch.cat([base.temporal_module.pool(patches[None])[0], cls])
+    return features if model.config.temporal_space == "text" else base.multi_modal_projector(features)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", MODULES)
+@torch.no_grad()
+def test_video_features_are_pooled_patches_then_frames_in_time_order(name, space):
+    model = tiny_valley(temporal_module=name, temporal_space=space)
+    clips, lengths = pixels(3, 5, 3, 28, 28), [3, 5, 1]
+    features = model.get_video_features(clips, torch.tensor(lengths)).pooler_output
+    assert [tuple(clip.shape) for clip in features] == [(NUM_PATCHES + frames, 48) for frames in lengths]
+    for clip, frames, length in zip(features, clips, lengths, strict=True):
+        torch.testing.assert_close(clip, reference_features(model, frames[:length]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mean_commutes_with_the_projector():
+    vision, text = (tiny_valley(temporal_module="mean", temporal_space=space) for space in SPACES)
+    text.load_state_dict(vision.state_dict())
+    clips = pixels(1, 4, 3, 28, 28)
+    pairs = zip(*(m.get_video_features(clips).pooler_output for m in (vision, text)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_image_is_a_clip_of_one_frame(model):
+    image = pixels(2, 3, 28, 28)
+    as_images = model.get_image_features(image).pooler_output
+    as_clips = model.get_video_features(image[:, None]).pooler_output
+    for one, other in zip(as_images, as_clips, strict=True):
+        assert one.shape == (NUM_PATCHES + 1, 48)
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_chunks_bound_the_vision_tower_and_change_nothing(model):
+    clips = pixels(2, 7, 3, 28, 28)
+    whole = model.get_video_features(clips)
+    seen = []
+    model.model.vision_tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    model.config.vision_chunk_size = 4
+    chunked = model.get_video_features(clips)
+    assert seen == [4, 4, 4, 2]
+    for one, other in zip(whole.pooler_output, chunked.pooler_output, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_padding_frames_are_not_encoded(model):
+    seen = []
+    model.model.vision_tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    model.get_video_features(pixels(2, 7, 3, 28, 28), torch.tensor([7, 2]))
+    assert seen == [9]
+
+
+@torch.no_grad()
+def test_a_clip_of_4000_frames(model):
+    features = model.get_video_features(pixels(1, 1, 3, 28, 28).expand(1, 4000, 3, 28, 28)).pooler_output[0]
+    assert features.shape == (NUM_PATCHES + 4000, 48)
+    assert features.isfinite().all()
+
+
+def test_vision_tower_stops_at_the_layer_used(model):
+    assert len(model.model.vision_tower.encoder.layers) == model.config.vision_config.num_hidden_layers - 1
+
+
+@pytest.mark.parametrize("layer", [-4, -3, -1, 0, 2])
+@torch.no_grad()
+def test_every_feature_layer_is_that_of_the_whole_tower(layer):
+    model = tiny_valley(vision_feature_layer=layer)
+    clip = pixels(1, 2, 3, 28, 28)
+    expected = tiny_vision()(clip[0], output_hidden_states=True).hidden_states[layer]
+    torch.testing.assert_close(model.get_video_features(clip).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+@pytest.mark.parametrize("text", ["llama", "qwen3", "mistral"])
+@torch.no_grad()
+def test_any_vision_transformer_and_any_decoder(vision, text, tmp_path):
+    model = tiny_valley(vision, text)
+    inputs = video_inputs(model)
+    logits = model(**inputs).logits
+    assert logits.shape[:2] == inputs["input_ids"].shape
+    model.save_pretrained(tmp_path)
+    reloaded = ValleyForConditionalGeneration.from_pretrained(tmp_path)
+    torch.testing.assert_close(reloaded(**inputs).logits, logits)
+
+
+@torch.no_grad()
+def test_siglip_frames_are_the_mean_of_their_patches():
+    model = tiny_valley("siglip", temporal_module="mean")
+    clip = pixels(1, 3, 3, 28, 28)
+    outputs = model.get_video_features(clip)
+    expected = model.model.multi_modal_projector(outputs.last_hidden_state.mean(1))
+    torch.testing.assert_close(outputs.pooler_output[0][NUM_PATCHES:], expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_registers_are_neither_patches_nor_frames():
+    model = tiny_valley("dinov2_with_registers", temporal_module="mean")
+    outputs = model.get_video_features(pixels(1, 3, 3, 28, 28))
+    hidden = outputs.last_hidden_state
+    assert hidden.shape[1] == 1 + 4 + NUM_PATCHES
+    expected = model.model.multi_modal_projector(torch.cat([hidden[:, 5:].mean(0), hidden[:, 0]]))
+    torch.testing.assert_close(outputs.pooler_output[0], expected, rtol=1e-5, atol=1e-5)
+
+
+# Joining two pretrained parts
+
+
+def test_new_tokens_start_at_the_mean_of_the_old():
+    tokenizer, text = tiny_tokenizer(), tiny_text()
+    known = len(tokenizer)
+    means = [e.weight[:known].mean(0) for e in (text.get_input_embeddings(), text.get_output_embeddings())]
+    old = text.get_input_embeddings().weight[:known].clone()
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(tiny_vision(), text, tokenizer=tokenizer)
+    assert len(tokenizer) == known + 6
+    assert model.config.video_token_id == tokenizer.convert_tokens_to_ids("<video>")
+    torch.testing.assert_close(model.get_input_embeddings().weight[:known], old)
+    for embeddings, mean in zip((model.get_input_embeddings(), model.lm_head), means, strict=True):
+        torch.testing.assert_close(embeddings.weight[known : known + 6], mean.expand(6, -1))
+
+
+def test_vocabulary_grows_when_it_has_to():
+    tokenizer = tiny_tokenizer()
+    text = tiny_text(vocab_size=len(tokenizer))
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(tiny_vision(), text, tokenizer=tokenizer)
+    assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == len(tokenizer)
+    assert model.lm_head.out_features == len(tokenizer)
+
+
+def test_joining_is_idempotent_for_the_tokenizer():
+    tokenizer = tiny_tokenizer()
+    first, second = (tiny_valley(tokenizer=tokenizer) for _ in range(2))
+    assert first.config.video_token_id == second.config.video_token_id
+
+
+def test_joined_from_folders(tmp_path):
+    tiny_vision().save_pretrained(tmp_path / "vision")
+    tiny_text().save_pretrained(tmp_path / "text")
+    tiny_tokenizer().save_pretrained(tmp_path / "text")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "text")
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), tokenizer=tokenizer, temporal_module="importance"
+    )
+    inputs = video_inputs(model)
+    assert model(**inputs).logits.isfinite().all()
+    torch.testing.assert_close(
+        model.model.language_model.layers[0].mlp.up_proj.weight, tiny_text().model.layers[0].mlp.up_proj.weight
+    )
+
+
+def test_tied_embeddings_stay_tied():
+    tokenizer = tiny_tokenizer()
+    text = tiny_text(tie_word_embeddings=True)
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(tiny_vision(), text, tokenizer=tokenizer)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_every_new_weight_is_initialised():
+    torch.manual_seed(0)
+    model = tiny_valley()
+    for name, parameter in model.named_parameters():
+        assert parameter.device.type == "cpu" and parameter.isfinite().all(), name
+    assert model.model.multi_modal_projector.weight.std() > 0
+    assert model.model.temporal_module.in_proj_weight.std() > 0
+
+
+def test_joining_without_a_tokenizer_says_so():
+    with pytest.raises(ValueError, match="Pass `tokenizer`"):
+        ValleyForConditionalGeneration.from_vision_text_pretrained(tiny_vision(), tiny_text())
+
+
+def test_generation_defaults_are_greedy_and_stop(model):
+    config = model.generation_config
+    assert (config.do_sample, config.max_new_tokens, config.eos_token_id) == (False, 256, 2)
+    assert config.pad_token_id is not None
+
+
+def test_a_convolutional_vision_model_is_refused():
+    config = ValleyConfig(vision_config=ResNetConfig(), temporal_module="mean")
+    config.vision_config.hidden_size = 32
+    with pytest.raises(ValueError, match="Use a vision transformer"), torch.device("meta"):
+        ValleyModel(config)
+
+
+def test_a_feature_layer_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="vision_feature_layer=-9 is out of range"):
+        tiny_valley(vision_feature_layer=-9)
+
+
+# Forward
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention"])
+@torch.no_grad()
+def test_attention_backends_agree(model, attn_implementation):
+    inputs = video_inputs(model)
+    expected = model(**inputs).logits
+    model.set_attn_implementation(attn_implementation)
+    assert model.config.text_config._attn_implementation == attn_implementation
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(model(**inputs).logits[real], expected[real], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_batched_equals_single_and_left_padded_equals_unpadded(model):
+    inputs = video_inputs(model, num_frames=(2, 5))
+    together = model(**inputs).logits
+    for row, frames in enumerate((2, 5)):
+        real = inputs["attention_mask"][row].bool()
+        alone = model(
+            input_ids=inputs["input_ids"][row][real][None],
+            pixel_values_videos=inputs["pixel_values_videos"][row : row + 1, :frames],
+        ).logits[0]
+        torch.testing.assert_close(together[row][real], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_pixels_inputs_embeds_and_encoded_features_agree(model):
+    inputs = video_inputs(model)
+    expected = model(**inputs)
+    pixels = {name: inputs.pop(name) for name in ("pixel_values_videos", "video_num_frames")}
+    embedded = {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+    embedded["attention_mask"] = inputs["attention_mask"]
+    encoded = {"mm_encoder_outputs": {"video": model.get_video_features(**pixels)}}
+    for variant in (inputs | encoded, embedded | pixels, embedded | encoded):
+        torch.testing.assert_close(model(**variant).logits, expected.logits)
+    assert list(encoded["mm_encoder_outputs"]) == ["video"]  # the caller's dict is left alone
+
+
+@torch.no_grad()
+def test_logits_to_keep(model):
+    inputs = video_inputs(model)
+    torch.testing.assert_close(model(**inputs, logits_to_keep=2).logits, model(**inputs).logits[:, -2:])
+
+
+@torch.no_grad()
+def test_loss_is_that_of_a_causal_language_model(model):
+    inputs = video_inputs(model, num_frames=(3,))
+    labels = inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    outputs = model(**inputs, labels=labels)
+    expected = nn.functional.cross_entropy(outputs.logits[0, -5:-1].float(), labels[0, -4:])
+    torch.testing.assert_close(outputs.loss, expected)
+    torch.testing.assert_close(model(**inputs, labels=labels, num_items_in_batch=8).loss, expected / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_half_precision_runs(model, dtype):
+    inputs = mixed_inputs(model)
+    expected = model(**inputs).logits
+    logits = model.to(dtype)(**inputs).logits
+    assert logits.dtype == dtype
+    real = inputs["attention_mask"].bool()
+    assert (logits[real].float() - expected[real]).abs().mean() < 0.05 * expected[real].abs().mean()
+
+
+@torch.no_grad()
+def test_a_frozen_tower_may_have_another_dtype(model):
+    inputs = video_inputs(model)
+    model.model.vision_tower.to(torch.bfloat16)
+    assert model(**inputs).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", MODULES)
+@torch.no_grad()
+def test_reload_gives_equal_logits(name, tmp_path):
+    model = tiny_valley(temporal_module=name)
+    inputs = mixed_inputs(model)
+    model.save_pretrained(tmp_path)
+    for auto_class in (ValleyForConditionalGeneration, ValleyModel):
+        reloaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["mismatched_keys"]
+    reloaded = ValleyForConditionalGeneration.from_pretrained(tmp_path)
+    torch.testing.assert_close(reloaded(**inputs).logits, model(**inputs).logits, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_checkpoint_with_the_whole_tower_loads_in_silence(model, tmp_path):
+    layers = model.model.vision_tower.encoder.layers
+    layers.append(copy.deepcopy(layers[0]))
+    model.save_pretrained(tmp_path)
+    _, info = ValleyForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+# Generation
+
+
+GENERATE = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+
+
+def test_generation_continues_each_row_of_a_mixed_batch_as_if_alone(model):
+    inputs = mixed_inputs(model)
+    together = model.generate(**inputs, **GENERATE)[:, inputs["input_ids"].shape[1] :]
+    visuals = [
+        {"pixel_values_videos": inputs["pixel_values_videos"], "video_num_frames": inputs["video_num_frames"]},
+        {"pixel_values": inputs["pixel_values"]},
+        {},
+    ]
+    for row, visual in enumerate(visuals):
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()][None]
+        alone = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **visual, **GENERATE)
+        assert together[row].tolist() == alone[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("option", [{"num_beams": 4}, {"num_return_sequences": 3, "do_sample": True}])
+def test_beams_and_several_sequences_on_a_mixed_batch(model, option):
+    inputs = mixed_inputs(model)
+    output = model.generate(**inputs, **(GENERATE | option))
+    copies = option.get("num_return_sequences", 1)
+    assert output.shape == (3 * copies, inputs["input_ids"].shape[1] + 6)
+
+
+def test_beams_see_the_right_clip(model):
+    """Each row's best beam is that of the row alone."""
+    inputs = video_inputs(model, num_frames=(2, 5))
+    together = model.generate(**inputs, **GENERATE, num_beams=4)[:, inputs["input_ids"].shape[1] :]
+    for row, frames in enumerate((2, 5)):
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()][None]
+        clip = inputs["pixel_values_videos"][row : row + 1, :frames]
+        alone = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values_videos=clip, num_beams=4, **GENERATE
+        )
+        assert together[row].tolist() == alone[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(
+    "option", [{"use_cache": False}, {"cache_implementation": "static"}, {"prefill_chunk_size": 5}], ids=str
+)
+def test_other_ways_to_generate_agree_with_the_plain_one(model, option):
+    inputs = mixed_inputs(model)
+    plain = model.generate(**inputs, **GENERATE)
+    assert model.generate(**inputs, **GENERATE, **option).tolist() == plain.tolist()
+
+
+def test_generation_from_encoded_features(model):
+    inputs = video_inputs(model)
+    plain = model.generate(**inputs, **GENERATE)
+    clips = {name: inputs.pop(name) for name in ("pixel_values_videos", "video_num_frames")}
+    features = {"video": model.get_video_features(**clips)}
+    assert model.generate(**inputs, mm_encoder_outputs=features, **GENERATE).tolist() == plain.tolist()
+
+
+def test_generation_from_inputs_embeds(model):
+    inputs = video_inputs(model)
+    plain = model.generate(**inputs, **GENERATE)
+    ids = inputs.pop("input_ids")
+    embeds = model.get_input_embeddings()(ids)
+    output = model.generate(inputs_embeds=embeds, **inputs, **GENERATE)
+    assert output.tolist() == plain[:, ids.shape[1] :].tolist()
+
+
+def test_assisted_generation_agrees(model):
+    inputs = video_inputs(model, num_frames=(4,))
+    plain = model.generate(**inputs, **GENERATE)
+    assert model.generate(**inputs, **GENERATE, assistant_model=copy.deepcopy(model)).tolist() == plain.tolist()
+
+
+@torch.no_grad()
+def test_cached_logits_equal_uncached(model):
+    inputs = video_inputs(model)
+    whole = model(**inputs).logits
+    length = inputs["input_ids"].shape[1] - 3
+    head = inputs | {
+        "input_ids": inputs["input_ids"][:, :length],
+        "attention_mask": inputs["attention_mask"][:, :length],
+    }
+    cache = model(**head, use_cache=True).past_key_values
+    tail = model(
+        input_ids=inputs["input_ids"][:, length:], attention_mask=inputs["attention_mask"], past_key_values=cache
+    ).logits
+    torch.testing.assert_close(tail, whole[:, length:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_decoding_compiles_to_one_graph(model):
+    inputs = mixed_inputs(model)
+    plain = model.generate(**inputs, **GENERATE)
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    compile_config._compile_all_devices = True  # generate compiles on accelerators only, unless it is told
+    torch.compiler.reset()
+    compiled = model.generate(**inputs, **GENERATE, cache_implementation="static", compile_config=compile_config)
+    assert compiled.tolist() == plain.tolist()
+    assert hasattr(model, "_compiled_call")  # it really was compiled
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_reach_projector_and_temporal_module(name):
+    model = tiny_valley(temporal_module=name).train()
+    model.model.vision_tower.requires_grad_(False)
+    inputs = mixed_inputs(model)
+    model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] > 380, -100)).loss.backward()
+    for module in (model.model.multi_modal_projector, model.model.temporal_module, model.model.language_model):
+        assert all(p.grad is not None for p in module.parameters())
+    assert model.model.multi_modal_projector.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.model.vision_tower.parameters())
+
+
+def test_a_frozen_tower_builds_no_graph(model):
+    clips = pixels(1, 2, 3, 28, 28)
+    assert model.get_video_features(clips).last_hidden_state.requires_grad
+    model.model.vision_tower.requires_grad_(False)
+    outputs = model.get_video_features(clips)
+    assert not outputs.last_hidden_state.requires_grad and outputs.pooler_output[0].requires_grad
+
+
+def test_a_text_only_batch_touches_every_trainable_visual_weight_and_changes_nothing(model):
+    ids = torch.arange(5, 15)[None]
+    expected = model(input_ids=ids, labels=ids).loss
+    model.train()
+    model.model.temporal_module.dropout.p = 0.0
+    loss = model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
+    loss.backward()
+    for module in (model.model.multi_modal_projector, model.model.temporal_module):
+        assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient(model):
+    inputs = video_inputs(model)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] > 380, -100)
+    model.train()
+    model.model.temporal_module.dropout.p = 0.0
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model(**inputs, labels=labels, use_cache=False).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        model.activation_checkpointing_enable()
+    assert len(gradients[0]) == len(gradients[1])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# Bad input: one clear error each
+
+
+def test_truncated_placeholders_name_the_sample_and_both_numbers(model):
+    inputs = video_inputs(model, num_frames=(5, 5), text=4)
+    inputs["input_ids"][1, -8:] = 9  # the second sample lost the last four of its nine placeholders
+    with pytest.raises(
+        ValueError, match="Video features and video tokens do not match: sample 1 has 5 .* 9 features.*trunc"
+    ):
+        model(**inputs)
+    with pytest.raises(ValueError, match="Video features and video tokens do not match: sample 1"):
+        model.generate(**inputs, max_new_tokens=2)
+
+
+def test_features_that_lie_across_two_samples_are_refused(model):
+    """The totals agree, and still every feature after the first sample would be misplaced."""
+    inputs = video_inputs(model, num_frames=(5, 5))
+    inputs["input_ids"][0, 2:3], inputs["input_ids"][1, 0:1] = 9, model.config.video_token_id
+    with pytest.raises(ValueError, match="sample 0 has 8 .* 9 features"):
+        model(**inputs)
+
+
+def test_two_placeholder_blocks_and_one_clip(model):
+    video = model.config.video_token_id
+    ids = torch.tensor([block(video, 2) + [5] + block(video, 2)])
+    with pytest.raises(ValueError, match="sample 0 has 12 <video> placeholder tokens for 6 features"):
+        model(input_ids=ids, pixel_values_videos=pixels(1, 2, 3, 28, 28))
+
+
+def test_a_clip_without_placeholder(model):
+    with pytest.raises(ValueError, match="sample 0 has 0 <video> placeholder tokens for 6 features"):
+        model(input_ids=torch.tensor([[5, 6, 7]]), pixel_values_videos=pixels(1, 2, 3, 28, 28))
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_a_placeholder_without_a_clip(model, modality, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(modeling_valley.logger, "warning_once", warnings.append)
+    ids = torch.tensor([[5, getattr(model.config, f"{modality}_token_id"), 6]])
+    message = f"the prompt has <{modality}> placeholder tokens, but no {modality} was given"
+    model(input_ids=ids)
+    assert message in warnings[0]
+    with pytest.raises(ValueError, match=message):
+        model.train()(input_ids=ids)
+
+
+def test_an_image_mismatch_speaks_the_words_trl_listens_for(model):
+    ids = torch.tensor([block(model.config.image_token_id, 0)])
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        model(input_ids=ids, pixel_values=pixels(1, 3, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (torch.zeros(2, 3, 28, 28), r"shape \(2, 3, 28, 28\)"),
+        (torch.zeros(1, 0, 3, 28, 28), r"shape \(1, 0, 3, 28, 28\)"),
+        (torch.zeros(1, 2, 28, 28, 3), r"shape \(1, 2, 28, 28, 3\)"),
+        (torch.zeros(1, 2, 3, 28, 28, dtype=torch.uint8), "torch.uint8"),
+        ([[1.0]], "list"),
+    ],
+)
+def test_pixels_of_wrong_rank_size_or_dtype(model, value, found):
+    with pytest.raises(ValueError, match=f"pixel_values_videos is a .*{found}.*expected a non-empty floating point"):
+        model.get_video_features(value)
+
+
+@pytest.mark.parametrize("num_frames", [[0, 2], [2, 9], [2]])
+def test_impossible_frame_counts(model, num_frames):
+    with pytest.raises(ValueError, match="video_num_frames must give 1 to 3 frames for each of the 2 clips"):
+        model.get_video_features(pixels(2, 3, 3, 28, 28), torch.tensor(num_frames))
+
+
+def test_pixels_and_encoded_features_at_once(model):
+    inputs = video_inputs(model)
+    features = {"video": model.get_video_features(inputs["pixel_values_videos"], inputs["video_num_frames"])}
+    with pytest.raises(ValueError, match="not both"):
+        model(**inputs, mm_encoder_outputs=features)
+
+
+def test_neither_ids_nor_embeddings(model):
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        model()
+
+
+def test_a_tower_that_merges_patches_is_refused(model):
+    model.config.vision_config.patch_size = 7  # the tower gives 1 + 4 tokens where 16 patches are counted
+    with pytest.raises(ValueError, match="gives 5 tokens for frames of 16 patches"):
+        model.get_image_features(pixels(1, 3, 28, 28))
+
+
+def test_auto_model_is_the_headless_model(checkpoint):
+    assert type(AutoModel.from_pretrained(checkpoint)) is ValleyModel
