@@ -1,0 +1,84 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Writes short real videos whose frames carry their number as a bar code, so that sampling is asserted exactly."""
+
+import itertools
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+
+
+BARS = 10  # binary digits of a frame's number, the highest first: numbers to 1023
+
+
+def numbered_frame(number: int, width: int = 80, height: int = 48) -> np.ndarray:
+    """Gives a uint8 picture (height, width, 3) of white and black bars that spell `number` in binary."""
+    digits = [number >> shift & 1 for shift in reversed(range(BARS))]
+    columns = np.arange(width) * BARS // width
+    row = np.where(np.array(digits)[columns, None], [235, 235, 200], [20, 20, 60]).astype(np.uint8)  # (width, 3)
+    return np.repeat(row[None], height, axis=0)
+
+
+def read_number(frame: torch.Tensor | np.ndarray) -> int:
+    """Reads the number back from a frame (3, height, width), whatever it was encoded with and resized to."""
+    grey = np.asarray(frame, dtype=np.float32).mean(axis=(0, 1))
+    centers = (np.arange(BARS) + 0.5) * len(grey) / BARS
+    return sum(1 << shift for shift, x in zip(reversed(range(BARS)), centers, strict=True) if grey[int(x)] > 127)
+
+
+def write_clip(
+    path: str | os.PathLike,
+    frames: int | Iterable[np.ndarray],
+    fps: float | Fraction = 25,
+    codec: str = "libx264",
+    gop: int = 12,
+    bframes: int = 2,
+    pix_fmt: str = "yuv420p",
+    times: list[float] | None = None,
+    options: dict[str, str] | None = None,
+    width: int = 80,
+    height: int = 48,
+) -> str:
+    """Writes a video and returns its path.
+
+    Args:
+        path (`str` or `os.PathLike`): the file; its suffix chooses the container.
+        frames (`int` or iterable of `np.ndarray`): how many numbered frames, or uint8 pictures (height, width, 3).
+        fps (`float`, *optional*, defaults to 25): frames per second.
+        codec (`str`, *optional*, defaults to `"libx264"`): FFmpeg's encoder.
+        gop (`int`, *optional*, defaults to 12): frames from one keyframe to the next.
+        bframes (`int`, *optional*, defaults to 2): frames that lean on later ones, in a row.
+        pix_fmt (`str`, *optional*, defaults to `"yuv420p"`): how pixels are stored.
+        times (`list[float]`, *optional*): seconds at which frames appear, for a variable rate.
+        options (`dict[str, str]`, *optional*): further options of the encoder.
+        width, height (`int`, *optional*): size of numbered frames.
+    """
+    if isinstance(frames, int):
+        frames = (numbered_frame(i, width, height) for i in range(frames))
+    frames = iter(frames)
+    first = next(frames)
+    rate = Fraction(fps).limit_denominator(1001)
+    defaults = {"crf": "10", "preset": "ultrafast", "sc_threshold": "0"} if codec == "libx264" else {}
+    if codec == "libx265":
+        defaults = {"crf": "10", "preset": "ultrafast", "x265-params": f"log-level=none:bframes={bframes}:pools=1"}
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=defaults | (options or {}))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = pix_fmt
+        stream.thread_count = 1
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = bframes
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, picture in enumerate(itertools.chain([first], frames)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            if times is None:
+                frame.pts, frame.time_base = number, 1 / rate
+            else:
+                frame.pts, frame.time_base = round(times[number] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return os.fspath(path)
