@@ -1,0 +1,107 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""The house rules of CONTRIBUTING.md that code can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+import transformers_valley
+
+
+PACKAGE = Path(transformers_valley.__file__).parent
+# A module imports only from lower floors, and never a neighbour on its own.
+FLOORS = [
+    {"configuration_valley"},
+    {"modeling_valley", "video_decoding"},
+    {"video_processing_valley"},
+    {"processing_valley"},
+    {"pipeline_valley", "data"},
+    {"training"},
+    {"__init__"},
+]
+MODEL_FILES = [
+    "configuration_valley",
+    "modeling_valley",
+    "video_decoding",
+    "video_processing_valley",
+    "processing_valley",
+]
+OPTIONAL = {"trl", "datasets", "peft", "gradio", "deepspeed", "accelerate"}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(line, level, module, at the top of the file) of every import."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.level, node.module or "", id(node) in top
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, 0, alias.name, id(node) in top
+
+
+def test_imports_run_downward_only():
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for path, name in modules():
+        depth = len(path.relative_to(PACKAGE).parts)
+        for line, level, module, _ in imports(path):
+            if level == depth:  # relative to the package itself
+                target = module.split(".")[0]
+                assert floor[target] < floor[name], f"{path.name}:{line} imports {target} from below"
+            assert not module.startswith("transformers_valley"), f"{path.name}:{line} imports the package by name"
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_model_files_can_travel_with_a_checkpoint(name):
+    """Remote code is copied file by file into one folder: only siblings, and only installed packages at the top."""
+    for line, level, module, _ in imports(PACKAGE / f"{name}.py"):
+        assert level <= 1 and (level == 0 or module in MODEL_FILES), f"{name}.py:{line} imports {module}"
+
+
+def test_optional_packages_are_imported_where_they_are_needed():
+    for path, name in modules():
+        for line, level, module, top in imports(path):
+            if level == 0 and module.split(".")[0] in OPTIONAL and name not in ("data", "training"):
+                assert not top, f"{path.name}:{line} imports {module} at the top"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, transformers_valley\n"
+        "heavy = {'trl', 'datasets', 'peft', 'gradio', 'av', 'deepspeed'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    assert transformers_valley.__all__ == [
+        "ValleyConfig",
+        "ValleyForConditionalGeneration",
+        "ValleyModel",
+        "ValleyProcessor",
+        "ValleyVideoProcessor",
+        "VideoTextToTextPipeline",
+    ]
+
+
+def test_model_type_is_free():
+    """transformers may one day ship a `valley` of its own; then this package has to step aside."""
+    assert not (Path(transformers.__file__).parent / "models" / "valley").exists()
+
+
+def test_every_file_says_its_license():
+    for path, _ in modules():
+        assert path.read_text().startswith(
+            "# Copyright 2026 The transformers_valley authors. Apache-2.0 license.\n"
+        ), path

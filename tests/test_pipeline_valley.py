@@ -1,0 +1,193 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import subprocess
+import sys
+
+import pytest
+import torch
+from clips import write_clip
+from PIL import Image
+from tiny import random_frames
+from transformers import TextStreamer, pipeline
+
+from transformers_valley import VideoTextToTextPipeline
+from transformers_valley.video_decoding import VideoDecodeError
+
+
+NEW = {"max_new_tokens": 5, "return_full_text": False}
+
+
+@pytest.fixture
+def pipe(checkpoint):
+    return pipeline("video-text-to-text", model=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", 30, fps=10)
+
+
+def chat(clip, question="What happens?"):
+    return [{"role": "user", "content": [{"type": "video", "path": clip}, {"type": "text", "text": question}]}]
+
+
+def picture():
+    return Image.new("RGB", (40, 30), "green")
+
+
+def answer(result):
+    return result[0]["generated_text"]
+
+
+def test_a_path_and_a_question(pipe, clip):
+    assert type(pipe) is VideoTextToTextPipeline
+    result = pipe(clip, "What happens?", **NEW)
+    assert list(result[0]) == ["input_text", "generated_text"]
+    expected = pipe.model.generate(
+        **pipe.processor.apply_chat_template(
+            chat(clip), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ),
+        max_new_tokens=5,
+    )
+    assert answer(result) == pipe.tokenizer.decode(expected[0, -5:], skip_special_tokens=True).strip()
+
+
+def test_the_ways_to_ask_agree(pipe, clip):
+    expected = answer(pipe(clip, "What happens?", **NEW))
+    ways = [
+        pipe(videos=clip, text="What happens?", **NEW),
+        pipe(videos=[clip], text="<video> What happens?", **NEW),
+        pipe(text=chat(clip), **NEW),
+        pipe(chat(clip), **NEW),
+        pipe({"videos": clip, "text": "What happens?"}, **NEW),
+    ]
+    assert [answer(way) for way in ways] == [expected] * len(ways)
+
+
+def test_full_text_is_the_chat_with_the_answer(pipe, clip):
+    new = answer(pipe(chat(clip), **NEW))
+    messages = answer(pipe(chat(clip), max_new_tokens=5))
+    assert messages == chat(clip) + [{"role": "assistant", "content": new}]
+
+
+def test_a_conversation_goes_on(pipe, clip):
+    messages = answer(pipe(clip, "What happens?", max_new_tokens=5))
+    messages = answer(pipe(messages + [{"role": "user", "content": "And then?"}], max_new_tokens=5))
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+
+
+def test_an_answer_that_was_begun_is_continued(pipe, clip):
+    begun = chat(clip) + [{"role": "assistant", "content": [{"type": "text", "text": "A red"}]}]
+    messages = answer(pipe(begun, max_new_tokens=5))
+    assert len(messages) == 2 and messages[1]["content"][0]["text"].startswith("A red")
+
+
+def test_images_and_text_alone(pipe):
+    for visuals in ({"images": picture()}, {"images": [picture(), picture()]}, {}):
+        assert isinstance(answer(pipe(text="What is it?", **visuals, **NEW)), str)
+
+
+def test_placeholders_say_where_visuals_go(pipe, clip):
+    result = pipe(videos=clip, images=picture(), text="Is <image> in <video> ?", **NEW)
+    content = result[0]["input_text"][0]["content"]
+    assert [block["type"] for block in content] == ["text", "image", "text", "video", "text"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_equal_single_results(pipe, clip, batch_size):
+    samples = [
+        (clip, None, "What happens?"),
+        ([random_frames(2), random_frames(5)], None, "Which is longer?"),
+        (None, picture(), "What colour?"),
+        (random_frames(1), [picture(), picture()], "Same?"),
+        (None, None, "Hello"),
+    ]
+    alone = [answer(pipe(videos=videos, images=images, text=text, **NEW)) for videos, images, text in samples]
+    videos, images, text = zip(*samples, strict=True)
+    together = pipe(videos=list(videos), images=list(images), text=list(text), batch_size=batch_size, **NEW)
+    assert [answer(result) for result in together] == alone
+
+
+def test_batches_of_chats_and_generators(pipe, clip):
+    chats = [chat(clip, question) for question in ("What?", "Who is it?", "Why?")]
+    expected = [answer(pipe(one, **NEW)) for one in chats]
+    assert [answer(result) for result in pipe(chats, batch_size=2, **NEW)] == expected
+    assert [answer(result) for result in pipe((one for one in chats), batch_size=2, **NEW)] == expected
+
+
+def test_several_candidates_per_prompt(pipe, clip):
+    options = {"generate_kwargs": {"num_return_sequences": 3, "do_sample": True}, **NEW}
+    assert len(pipe(clip, "What?", **options)) == 3
+
+
+def test_streamer_prints_while_it_generates(pipe, clip, capsys):
+    streamer = TextStreamer(pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    text = answer(pipe(clip, "What happens?", generate_kwargs={"streamer": streamer}, **NEW))
+    assert text in capsys.readouterr().out
+
+
+def test_processor_kwargs_reach_the_clip(pipe, clip):
+    seen = []
+    pipe.model.model.vision_tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    pipe(clip, "What?", processor_kwargs={"num_frames": 7}, **NEW)
+    assert seen == [7]
+
+
+def test_token_ids_on_request(pipe, clip):
+    result = pipe(clip, "What?", max_new_tokens=5, return_tensors=True)
+    assert isinstance(result[0]["generated_token_ids"], torch.Tensor)
+
+
+def test_text_that_spells_a_placeholder_in_a_chat_is_text(pipe, clip):
+    assert isinstance(answer(pipe(chat(clip, "What does <video> mean?"), **NEW)), str)
+
+
+def test_saved_pipeline_is_a_whole_checkpoint(pipe, clip, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = pipeline("video-text-to-text", model=str(tmp_path))
+    assert answer(again(clip, "What?", **NEW)) == answer(pipe(clip, "What?", **NEW))
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
+def test_in_tree_tasks_serve_a_video_chat_too(checkpoint, pipe, clip, task):
+    other = pipeline(task, model=checkpoint)
+    assert answer(other(text=chat(clip), **NEW)).strip() == answer(pipe(chat(clip), **NEW))
+
+
+def test_a_fresh_interpreter_needs_only_the_import(checkpoint, clip):
+    code = (
+        "import sys, transformers_valley\n"
+        "from transformers import pipeline\n"
+        f"pipe = pipeline('video-text-to-text', model={checkpoint!r})\n"
+        f"print('answer:', pipe({clip!r}, 'What happens?', max_new_tokens=3)[0]['generated_text'][-1]['role'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "answer: assistant" in result.stdout, result.stderr
+
+
+# --- bad input ---
+
+
+def test_a_clip_that_cannot_be_decoded_names_file_and_reason(pipe, tmp_path):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"\0" * 2000)
+    with pytest.raises(VideoDecodeError, match="broken.mp4") as error:
+        pipe(str(path), "What happens?", **NEW)
+    assert error.value.path == str(path) and error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"videos": "clip.mp4"}, "text is missing"),
+        ({"videos": "clip.mp4", "text": "<video> <video>"}, "2 <video> placeholders and 1 videos were given"),
+        ({"text": "<image> ?"}, "1 <image> placeholders and 0 images were given"),
+        ({"videos": "clip.mp4", "text": ["a", "b"]}, "2 questions need videos as a list with one entry per question"),
+        ({"videos": ["a.mp4"], "text": ["a", "b"]}, "2 questions need videos .*a list of 1"),
+        ({"videos": "clip.mp4", "text": [{"role": "user", "content": "a"}]}, "A chat holds its visuals itself"),
+        ({"videos": "clip.mp4", "text": [3]}, "a question or a list of questions"),
+    ],
+    ids=["no question", "too many placeholders", "no image", "one clip", "short list", "chat and clip", "number"],
+)
+def test_questions_that_do_not_fit(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)

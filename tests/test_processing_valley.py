@@ -1,0 +1,213 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import pytest
+import torch
+from clips import write_clip
+from PIL import Image
+from tiny import NUM_PATCHES, random_frames, tiny_processor, tiny_tokenizer
+from transformers import AutoProcessor
+
+from transformers_valley import ValleyProcessor
+from transformers_valley.configuration_valley import SPECIAL_TOKENS
+
+
+TENSORS = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+
+
+def user(*content):
+    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    return {"role": "user", "content": blocks}
+
+
+def video(num_frames=3, **extra):
+    return {"type": "video", "video": random_frames(num_frames), **extra}
+
+
+def image():
+    return {"type": "image", "image": Image.new("RGB", (40, 30), "red")}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def block(placeholder, num_frames):
+    return f"<im_start>{placeholder * NUM_PATCHES}<im_end><vi_start>{placeholder * num_frames}<vi_end>"
+
+
+def test_prompt_is_the_papers(processor):
+    chat = [user(video(), "What happens?"), assistant("It rains."), user("And then?")]
+    assert processor.apply_chat_template(chat, add_generation_prompt=True) == (
+        "<s>### You are Valley, an assistant that sees images and videos and answers from what they show.\n"
+        "### Human: <video>\nWhat happens?\n"
+        "### Assistant: It rains.</s>\n"
+        "### Human: And then?\n"
+        "### Assistant:"
+    )
+
+
+def test_own_system_message_replaces_the_default(processor):
+    chat = [{"role": "system", "content": "Think step by step."}, {"role": "user", "content": "Hi"}]
+    assert processor.apply_chat_template(chat) == "<s>### Think step by step.\n### Human: Hi\n"
+
+
+def test_one_placeholder_becomes_the_block_of_its_visual(processor):
+    inputs = processor.apply_chat_template([user(video(5), "a", image(), "b", video(1))], **TENSORS)
+    text = processor.decode(inputs["input_ids"][0])
+    assert f"{block('<video>', 5)}\na\n{block('<image>', 1)}\nb\n{block('<video>', 1)}\n" in text
+    assert inputs["pixel_values"].shape == (1, 3, 28, 28)
+    assert inputs["pixel_values_videos"].shape == (2, 5, 3, 28, 28)
+    assert inputs["video_num_frames"].tolist() == [5, 1]
+    assert inputs["video_num_frames"].dtype == torch.int64
+
+
+def test_any_layout_of_a_batch_gives_its_rows(processor, model):
+    chats = [[user(video(2), "a", video(4))], [user(image(), "bb")], [user("text only")]]
+    batch = processor.apply_chat_template(
+        chats, **TENSORS, add_generation_prompt=True, processor_kwargs={"padding": True}
+    )
+    together = model(**batch).logits
+    for row, chat in enumerate(chats):
+        alone = processor.apply_chat_template(chat, **TENSORS, add_generation_prompt=True)
+        real = batch["attention_mask"][row].bool()
+        assert real.tolist() == sorted(real.tolist())  # padded on the left
+        assert batch["input_ids"][row][real].tolist() == alone["input_ids"][0].tolist()
+        torch.testing.assert_close(together[row][real], model(**alone).logits[0], rtol=1e-3, atol=1e-3)
+
+
+def test_token_type_ids_mark_the_modalities(processor):
+    inputs = processor.apply_chat_template(
+        [user(video(3), image())], **TENSORS, processor_kwargs={"return_mm_token_type_ids": True}
+    )
+    types = inputs["mm_token_type_ids"][0].tolist()
+    assert (types.count(1), types.count(2)) == (NUM_PATCHES + 1, NUM_PATCHES + 3)
+
+
+def test_servers_count_the_same_tokens(processor):
+    counts = processor._get_num_multimodal_tokens(image_sizes=[(10, 20)], video_sizes=[(7, 90, 60), (1, 9, 9)])
+    assert counts.num_image_tokens == [NUM_PATCHES + 1]
+    assert counts.num_image_patches == [1]
+    assert counts.num_video_tokens == [NUM_PATCHES + 7, NUM_PATCHES + 1]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_assistant_mask_lines_up_after_expansion(processor, side):
+    chats = [
+        [user(video(3), "What?"), assistant("A red circle."), user(video(1), image(), "And?"), assistant("Nothing.")],
+        [user("Hi"), assistant("Hello.")],
+    ]
+    batch = processor.apply_chat_template(
+        chats, **TENSORS, return_assistant_tokens_mask=True, processor_kwargs={"padding": True, "padding_side": side}
+    )
+    learnt = [
+        processor.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["assistant_masks"], strict=True)
+    ]
+    assert learnt == [" A red circle.</s> Nothing.</s>", " Hello.</s>"]
+
+
+def test_a_prompt_is_a_token_prefix_of_its_training_row(processor):
+    chat = [user(video(3), "What?"), assistant("A red circle.")]
+    prompt = processor.apply_chat_template(chat[:1], **TENSORS, add_generation_prompt=True)["input_ids"][0].tolist()
+    row = processor.apply_chat_template(chat, **TENSORS)["input_ids"][0].tolist()
+    assert row[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_text_never_becomes_a_special_token(processor, token):
+    plain = processor.apply_chat_template([user(video(), "What is x ?")], **TENSORS)
+    chat = [user(video(), f"What is {token} ?")]
+    inputs = processor.apply_chat_template(chat, **TENSORS)
+    index = processor.tokenizer.convert_tokens_to_ids(token)
+    assert (inputs["input_ids"] == index).sum() == (plain["input_ids"] == index).sum()
+    assert f"What is {token} ?" in processor.decode(inputs["input_ids"][0])
+    # Where transformers cannot encode it as plain text, it is refused.
+    for options in ({}, {**TENSORS, "return_assistant_tokens_mask": True}):
+        with pytest.raises(ValueError, match=f"spells the special token {token}"):
+            processor.apply_chat_template(chat, **options)
+
+
+def test_template_survives_saving(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    reloaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(reloaded) is ValleyProcessor
+    assert reloaded.chat_template == processor.chat_template
+    assert reloaded.patch_size == processor.patch_size
+    assert reloaded.tokenizer.padding_side == "left"
+    chat = [user(video(), "What?")]
+    one, other = (p.apply_chat_template(chat, **TENSORS) for p in (processor, reloaded))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name])
+
+
+@pytest.mark.parametrize("key", ["path", "url", "video"])
+def test_clips_are_read_from_messages(processor, tmp_path, key):
+    path = write_clip(tmp_path / "clip.mp4", 30, fps=10)
+    inputs = processor.apply_chat_template([user({"type": "video", key: str(path)})], **TENSORS)
+    assert inputs["video_num_frames"].tolist() == [2]  # 3 s at one frame every two seconds: 0 and 2
+
+
+def test_openai_blocks_and_empty_keys_are_understood(processor, tmp_path):
+    path = str(write_clip(tmp_path / "clip.mp4", 30, fps=10))
+    blocks = [
+        {"type": "video_url", "video_url": {"url": path}},
+        {"type": "video", "path": path, "text": None, "start": None, "end": None},
+    ]
+    for content in blocks:
+        assert processor.apply_chat_template([user(content)], **TENSORS)["video_num_frames"].tolist() == [2]
+
+
+def test_start_and_end_cut_a_clip(processor, tmp_path):
+    path = str(write_clip(tmp_path / "clip.mp4", 60, fps=10))
+    cut = {"type": "video", "path": path, "start": 1.0, "end": 4.5}
+    inputs = processor.apply_chat_template([user(cut)], **TENSORS)
+    assert inputs["video_num_frames"].tolist() == [2]  # 1 and 3 s
+
+
+def test_sound_is_never_asked_for(processor, tmp_path):
+    path = str(write_clip(tmp_path / "silent.mp4", 30, fps=10))
+    inputs = processor.apply_chat_template(
+        [user({"type": "video", "path": path})],
+        **TENSORS,
+        load_audio_from_video=True,
+        processor_kwargs={"num_frames": 32},
+    )
+    assert inputs["video_num_frames"].tolist() == [32]
+
+
+# --- bad input ---
+
+
+def test_truncation_inside_a_visual_block_is_an_error(processor):
+    ids = processor.apply_chat_template([user(video(), "What?")], **TENSORS)["input_ids"][0].tolist()
+    length = ids.index(processor.video_token_id) + NUM_PATCHES  # ends between patches and frames
+    with pytest.raises(ValueError, match="Mismatch in `video` token count.*increase `max_length`"):
+        processor.apply_chat_template(
+            [user(video(), "What?")], **TENSORS, processor_kwargs={"truncation": True, "max_length": length}
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "videos"),
+    [("no placeholder", [random_frames(2)]), ("<video> and <video>", [random_frames(2)]), ("<video>", None)],
+)
+def test_placeholders_and_clips_must_match(processor, text, videos):
+    with pytest.raises(ValueError, match="<video> tokens"):
+        processor(text=text, videos=videos)
+
+
+def test_a_tokenizer_without_the_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"lacks Valley's special tokens \['<image>'.*from_vision_text_pretrained"):
+        tiny_processor(tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"role": "tool", "content": "x"}, "not tool"),
+        (user({"type": "audio"}), "not audio"),
+        (user({"type": "video", "path": "a.mp4", "url": "b.mp4"}), "names its source once"),
+    ],
+)
+def test_messages_that_valley_does_not_read(processor, message, error):
+    with pytest.raises(Exception, match=error):
+        processor.apply_chat_template([message])
