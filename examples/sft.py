@@ -1,0 +1,52 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+r"""Train Valley, both stages and LoRA, with TRL's SFTTrainer. The YAML says which.
+
+    accelerate launch --config_file examples/accelerate/zero2.yaml \
+        examples/sft.py --config examples/configs/stage1_align.yaml
+
+Any key of the YAML can be given as a flag too, and then wins: `--output_dir …`, `--learning_rate …`.
+"""
+
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+
+from transformers_valley.data import load_rows
+from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable
+
+
+def main(argv: list[str] | None = None) -> SFTTrainer:
+    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
+    valley_args, training_args, model_args = parser.parse_args_and_config(argv)
+
+    model, processor = load_model_and_processor(
+        model_args.model_name_or_path,
+        valley_args.vision_model_name_or_path,
+        valley_args.temporal_module,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        revision=model_args.model_revision,
+        quantization_config=get_quantization_config(model_args),
+    )
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        set_trainable(model, valley_args.trainable_modules)
+    elif valley_args.trainable_modules:
+        raise ValueError(
+            "With LoRA, name the modules that are trained whole in lora_modules_to_save, not trainable_modules."
+        )
+
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=load_rows(valley_args.data, valley_args.media_root),
+        processing_class=processor,
+        peft_config=peft_config,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.accelerator.end_training()
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
+
+from .stages import ValleyArguments, load_model_and_processor, set_trainable
+
+
+__all__ = ["ValleyArguments", "load_model_and_processor", "set_trainable"]

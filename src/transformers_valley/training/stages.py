@@ -1,0 +1,104 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What a stage starts from, and which modules it trains (paper, Section 4.3).
+
+Stage 1 (align) trains the projector, and the temporal module where it has weights. Stage 2 (instruct) trains the
+language model as well. The vision tower is frozen in both.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from ..modeling_valley import ValleyForConditionalGeneration
+from ..processing_valley import ValleyProcessor
+
+
+@dataclass
+class ValleyArguments:
+    """Arguments of `examples/sft.py` beside those of TRL's `SFTConfig` and `ModelConfig`."""
+
+    data: list[str] = field(metadata={"help": "JSON or JSONL files of training rows."})
+    media_root: str | None = field(
+        default=None, metadata={"help": "Folder that relative paths of clips and images start from."}
+    )
+    trainable_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the modules that are trained, all others are frozen. Not used with LoRA."},
+    )
+    vision_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Vision model to join with the language model `model_name_or_path`, to begin stage 1."},
+    )
+    temporal_module: Literal["mean", "importance", "transformer"] = field(
+        default="transformer", metadata={"help": "v1, v2 or v3 of the paper, for a model that is newly joined."}
+    )
+
+
+def load_model_and_processor(
+    name_or_path: str,
+    vision_model_name_or_path: str | None = None,
+    temporal_module: str = "transformer",
+    **model_kwargs,
+) -> tuple[ValleyForConditionalGeneration, ValleyProcessor]:
+    """
+    The model and processor that a stage starts from: a Valley checkpoint, or a vision and a language model joined.
+
+    Args:
+        name_or_path (`str`):
+            A Valley checkpoint; with `vision_model_name_or_path` a causal language model.
+        vision_model_name_or_path (`str`, *optional*):
+            Vision model to join it with.
+        temporal_module (`str`, *optional*, defaults to `"transformer"`):
+            Of the joined model; a checkpoint has its own.
+        **model_kwargs:
+            Passed to `from_pretrained` of a checkpoint (`dtype`, `attn_implementation`, `revision`, …); a joined model
+            takes `dtype` only.
+    """
+    if vision_model_name_or_path is None:
+        model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
+        return model, AutoProcessor.from_pretrained(name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(
+        vision_model_name_or_path,
+        name_or_path,
+        tokenizer=tokenizer,
+        dtype=model_kwargs.get("dtype"),
+        temporal_module=temporal_module,
+    )
+    return model, ValleyProcessor.from_vision_text_pretrained(vision_model_name_or_path, tokenizer)
+
+
+def set_trainable(model: nn.Module, names: list[str]) -> None:
+    """
+    Freeze a model but for the named modules.
+
+    Trainable weights become float32: with bfloat16 masters most updates at these rates round to nothing.
+
+    Args:
+        model (`nn.Module`):
+            The model.
+        names (`list[str]`):
+            Module names as in `model.named_modules()`, such as `model.multi_modal_projector`.
+
+    Raises:
+        ValueError: if a name is unknown, or nothing is left to train.
+    """
+    modules = dict(model.named_modules())
+    if unknown := [name for name in names if not name or name not in modules]:
+        top = [name for name in modules if name and name.count(".") <= 1]
+        raise ValueError(
+            f"trainable_modules has no such module: {unknown}. This model has {top} and their submodules."
+        )
+    model.requires_grad_(False)
+    for name in names:
+        for parameter in modules[name].parameters():
+            parameter.data = parameter.data.to(torch.float32)
+            parameter.requires_grad_(True)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"trainable_modules={names} leaves nothing to train: name a module that has weights.")
+
+
+__all__ = ["ValleyArguments", "load_model_and_processor", "set_trainable"]

@@ -1,0 +1,225 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Both stages and LoRA through `examples/sft.py`, the command's own code, on rows of real clips."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sft
+import torch
+import yaml
+from clips import write_clip
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from trl import ModelConfig, SFTConfig, TrlParser
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from transformers_valley.training import ValleyArguments, set_trainable
+
+
+CONFIGS = Path(sft.__file__).parent / "configs"
+STAGE1 = ["model.multi_modal_projector", "model.temporal_module"]
+STAGE2 = [*STAGE1, "model.language_model", "lm_head"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A clip of two lengths, an image and text only, in every batch of four."""
+    folder = tmp_path_factory.mktemp("rows")
+    short = write_clip(folder / "short.mp4", 20, fps=10)
+    long = write_clip(folder / "long.mp4", 50, fps=10)
+    Image.new("RGB", (40, 40), "blue").save(folder / "picture.png")
+    records = [
+        {"video": short, "conversations": [{"from": "human", "value": "<video>\nWhat?"}]},
+        {"video": long, "conversations": [{"from": "human", "value": "What?\n<video>"}]},
+        {
+            "image": str(folder / "picture.png"),
+            "conversations": [{"from": "human", "value": "<image>\nWhich colour?"}],
+        },
+        {"conversations": [{"from": "human", "value": "Hello"}]},
+    ]
+    for index, record in enumerate(records):
+        record["conversations"].append({"from": "gpt", "value": f"Answer number {index}."})
+    file = folder / "rows.json"
+    file.write_text(json.dumps(records * 2))
+    return file
+
+
+def arguments(config, model, rows, output, **overrides):
+    options = {
+        "model_name_or_path": model,
+        "data": rows,
+        "output_dir": output,
+        "dtype": "float32",
+        "bf16": False,
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "dataloader_num_workers": 0,
+        "dataloader_persistent_workers": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **overrides,
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return ["--config", str(CONFIGS / config), *flags]
+
+
+def changed_modules(before, after):
+    """Names of top modules of which a weight moved."""
+    changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
+    return {name.split(".")[1] if name.startswith("model.") else name.split(".")[0] for name in changed}
+
+
+def test_stage_1_moves_the_projector_and_the_temporal_module_only(checkpoint, rows, tmp_path):
+    flags = arguments("stage1_align.yaml", checkpoint, rows, tmp_path / "out")
+    # A checkpoint is trained here: the YAML's vision model would be joined to a language model.
+    config = yaml.safe_load((CONFIGS / "stage1_align.yaml").read_text())
+    del config["vision_model_name_or_path"]
+    (tmp_path / "stage1.yaml").write_text(yaml.safe_dump(config))
+    flags[1] = str(tmp_path / "stage1.yaml")
+    before = AutoModelForImageTextToText.from_pretrained(checkpoint).state_dict()
+    trainer = sft.main(flags)
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert changed_modules(before, after) == {"multi_modal_projector", "temporal_module"}
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all(name.startswith(tuple(STAGE1)) for name in trained) and trained
+    # Every weight of the two got a gradient and moved.
+    assert all(not torch.equal(before[name], after[name]) for name in trained if not name.endswith("in_proj_bias"))
+
+
+def test_stage_2_moves_all_but_the_vision_tower(checkpoint, rows, tmp_path):
+    before = AutoModelForImageTextToText.from_pretrained(checkpoint).state_dict()
+    trainer = sft.main(arguments("stage2_instruct.yaml", checkpoint, rows, tmp_path / "out", num_train_epochs=2))
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert changed_modules(before, after) == {"multi_modal_projector", "temporal_module", "language_model", "lm_head"}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4 and all(loss > 0 for loss in losses)
+
+
+def test_stage_1_begins_from_two_pretrained_parts(rows, tmp_path):
+    tiny_vision().save_pretrained(tmp_path / "vision")
+    from transformers import CLIPImageProcessor
+
+    size, crop_size = {"shortest_edge": 28}, {"height": 28, "width": 28}
+    CLIPImageProcessor(size=size, crop_size=crop_size).save_pretrained(tmp_path / "vision")
+    tiny_text().save_pretrained(tmp_path / "text")
+    tiny_tokenizer().save_pretrained(tmp_path / "text")
+    overrides = {"vision_model_name_or_path": tmp_path / "vision", "temporal_module": "importance"}
+    sft.main(arguments("stage1_align.yaml", tmp_path / "text", rows, tmp_path / "out", **overrides))
+    pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
+    assert pipe.model.config.temporal_module == "importance"
+    clip = json.loads(rows.read_text())[0]["video"]
+    assert pipe(clip, "What?", max_new_tokens=3)[0]["generated_text"][-1]["role"] == "assistant"
+
+
+def test_lora_trains_adapters_in_the_language_model_and_the_rest_whole(checkpoint, rows, tmp_path):
+    from peft import PeftModel
+
+    trainer = sft.main(arguments("stage2_lora.yaml", checkpoint, rows, tmp_path / "out", lora_r=4))
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    adapters = {name for name in trained if "lora_" in name}
+    assert adapters and all(".language_model." in name for name in adapters)
+    assert all("multi_modal_projector" in name or "temporal_module" in name for name in trained - adapters)
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any("multi_modal_projector" in name for name in saved) and any("temporal_module" in name for name in saved)
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    reloaded = PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    clip = json.loads(rows.read_text())[0]["video"]
+    chat = [{"role": "user", "content": [{"type": "video", "path": clip}, {"type": "text", "text": "What?"}]}]
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**inputs).logits
+        torch.testing.assert_close(reloaded(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+        merged = reloaded.merge_and_unload()
+        torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_loss_falls_on_the_assistants_words_only(processor, rows):
+    from transformers_valley.data import load_rows
+
+    collator = DataCollatorForVisionLanguageModeling(processor, max_length=2048, assistant_only_loss=True)
+    batch = collator([dict(row) for row in load_rows([rows])][:4])
+    learnt = [processor.decode(labels[labels != -100]) for labels in batch["labels"]]
+    assert learnt == [f" Answer number {index}.</s>" for index in range(4)]
+    assert batch["attention_mask"][3].tolist() == sorted(
+        batch["attention_mask"][3].tolist(), reverse=True
+    )  # right padded
+
+
+def test_accumulated_small_batches_equal_one_large_batch(checkpoint, rows, tmp_path):
+    """Every token counts the same, however the batch is cut (`num_items_in_batch` reaches the loss)."""
+    results = []
+    for size, steps in ((4, 1), (1, 4)):
+        overrides = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        out = tmp_path / str(size)
+        overrides |= {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "warmup_steps": 0}
+        torch.manual_seed(0)
+        flags = arguments("stage2_instruct.yaml", without_dropout(checkpoint, tmp_path), rows, out, **overrides)
+        trainer = sft.main(flags)
+        results.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
+
+
+def without_dropout(checkpoint, folder):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
+    model.save_pretrained(folder / "no_dropout")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(folder / "no_dropout")
+    return folder / "no_dropout"
+
+
+@pytest.mark.parametrize("config", ["stage1_align", "stage2_instruct", "stage2_lora"])
+def test_configs_hold_table_6(config):
+    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
+    flags = ["--config", str(CONFIGS / f"{config}.yaml"), "--use_cpu", "True", "--output_dir", "unused"]
+    _, training, model = parser.parse_args_and_config(flags)
+    assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.95, 1e-6)
+    assert (training.lr_scheduler_type, training.warmup_steps, training.weight_decay) == ("cosine", 0.03, 0)
+    assert training.bf16 and training.gradient_checkpointing and training.assistant_only_loss
+    assert training.max_length == 2048
+    rate, epochs, batch = {
+        "stage1_align": (2e-3, 1, 128),
+        "stage2_instruct": (2e-5, 3, 32),
+        "stage2_lora": (2e-4, 3, 32),
+    }[config]
+    assert (training.learning_rate, training.num_train_epochs) == (rate, epochs)
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps * 8 == batch
+    assert model.use_peft == (config == "stage2_lora")
+
+
+def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path):
+    flags = arguments("stage2_instruct.yaml", checkpoint, rows, tmp_path / "out", lerning_rate=1)
+    with pytest.raises((ValueError, SystemExit)):
+        sft.main(flags)
+
+
+# --- set_trainable ---
+
+
+def test_only_the_named_modules_train_and_they_train_in_float32(model):
+    model.to(torch.bfloat16)
+    set_trainable(model, STAGE1)
+    for name, parameter in model.named_parameters():
+        trained = name.startswith(tuple(STAGE1))
+        assert parameter.requires_grad == trained
+        assert parameter.dtype == (torch.float32 if trained else torch.bfloat16)
+    inputs = {"input_ids": torch.tensor([[5, *[model.config.video_token_id] * 6, 7]])}
+    pixels = torch.randn(1, 2, 3, 28, 28, dtype=torch.bfloat16)
+    model.train()(**inputs, pixel_values_videos=pixels, labels=inputs["input_ids"]).loss.backward()
+    assert model.model.multi_modal_projector.weight.grad is not None
+
+
+def test_an_unknown_module_is_named(model):
+    with pytest.raises(ValueError, match=r"no such module: \['model.projector'\].*model.multi_modal_projector"):
+        set_trainable(model, ["model.projector"])
+
+
+@pytest.mark.parametrize("names", [[], ["model.temporal_module"]])
+def test_nothing_to_train(names):
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        set_trainable(tiny_valley(temporal_module="mean"), names)
