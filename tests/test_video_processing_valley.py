@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import random_frames
 
 from transformers_valley import ValleyVideoProcessor
-from transformers_valley.video_decoding import VideoDecodeError
+from transformers_valley.video_decoding import VideoDecodeError, VideoSegment
 from transformers_valley.video_processing_valley import flatten_clips
 
 
@@ -51,6 +51,13 @@ def test_num_frames_are_those_of_the_released_code():
     inputs = process(frames, num_frames=8, do_normalize=False)
     expected = process(frames[np.linspace(0, 29, 8).astype(int)], do_normalize=False)
     torch.testing.assert_close(inputs["pixel_values_videos"], expected["pixel_values_videos"])
+
+
+def test_every_frame_without_sampling(clip):
+    assert process(clip, do_sample_frames=False)["video_num_frames"].tolist() == [60]
+    part = VideoSegment(clip, start=1.0, end=1.5)
+    metadata = process(part, do_sample_frames=False, return_metadata=True)["video_metadata"][0]
+    assert metadata.timestamps == pytest.approx([1.0, 1.1, 1.2, 1.3, 1.4])
 
 
 def test_max_frames_spreads_over_the_whole_clip(clip):

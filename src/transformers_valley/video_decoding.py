@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class SampledVideo:
 def sample_video(
     source: Any,
     fps: float | None = None,
-    num_frames: int | None = None,
+    num_frames: int | Literal["all"] | None = None,
     max_frames: int | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -137,8 +137,9 @@ def sample_video(
             `datasets.Video(decode=False)` (also with `url`, `video`, `start`, `end`), or a [`VideoSegment`].
         fps (`float`, *optional*, defaults to 0.5 where `num_frames` is not given): takes the frames that a player
             shows at `start`, `start + 1 / fps`, ... before the end; at least one.
-        num_frames (`int`, *optional*): takes frames number `np.linspace(0, n - 1, num_frames).astype(int)` of the n
-            frames between `start` and `end`, as the 2023 code does; short clips repeat frames.
+        num_frames (`int` or `"all"`, *optional*): takes frames number `np.linspace(0, n - 1, num_frames).astype(int)`
+            of the n frames between `start` and `end`, as the 2023 code does; short clips repeat frames. `"all"`
+            takes each of the n once.
         max_frames (`int`, *optional*): where `fps` gives more, that many times spread uniformly from the first to
             the last of them. `num_frames` does not look at it.
         start (`float`, *optional*): second where the clip begins.
@@ -204,7 +205,7 @@ class _Rule:
                 f"Both fps={fps} and num_frames={num_frames} are given; choose one, leave the other None."
             )
         self.fps = DEFAULT_FPS if fps is None else _check_seconds("fps", fps, positive=True)
-        self.num_frames = _check_count("num_frames", num_frames)
+        self.num_frames = num_frames if num_frames == "all" else _check_count("num_frames", num_frames)
         self.max_frames = _check_count("max_frames", max_frames)
         self.start = _check_seconds("start", start)
         self.end = _check_seconds("end", end, positive=True)
@@ -232,7 +233,11 @@ class _Rule:
         """Gives `num_frames` positions in a sorted list of when frames begin, of those on screen in the window."""
         first = max(0, bisect_right(begins, window[0]) - 1)
         stop = max(first + 1, bisect_left(begins, window[1]))
-        return first + uniform_indices(stop - first, self.num_frames)
+        return first + self.indices(stop - first)
+
+    def indices(self, n: int) -> np.ndarray:
+        """Gives `num_frames` of the indices 0 to n - 1."""
+        return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
 
 
 def _check_count(name: str, value: Any) -> int | None:
@@ -497,7 +502,8 @@ def _sample_pictures(
     elif rule.start is not None or rule.end is not None:
         raise ValueError(f"start and end cut a clip in seconds, but {name!r} has no times; give frame_rate.")
     else:
-        indices = uniform_indices(pictures.count, rule.num_frames or min(pictures.count, rule.max_frames or math.inf))
+        count = min(pictures.count, rule.max_frames or pictures.count)
+        indices = rule.indices(pictures.count) if rule.num_frames else uniform_indices(pictures.count, count)
     frames, height, width = _load_pictures(pictures, indices.tolist(), name, size)
     return SampledVideo(
         frames,

@@ -134,9 +134,7 @@ class ValleyVideoProcessor(BaseVideoProcessor):
             )
         if isinstance(clip, (np.ndarray, torch.Tensor)):
             return _sample_array(clip, metadata, rule if do_sample_frames else {})
-        if not do_sample_frames:
-            rule = {"num_frames": sample_video(clip, num_frames=1).metadata["total_num_frames"]}
-        sampled = sample_video(clip, size=size, **rule)
+        sampled = sample_video(clip, size=size, **(rule if do_sample_frames else {"num_frames": "all"}))
         return sampled.frames, ValleyVideoMetadata(**sampled.metadata, frame_timestamps=sampled.timestamps)
 
     def _decoded_size(self, kwargs: dict) -> int | None:
