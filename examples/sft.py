@@ -31,8 +31,11 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         set_trainable(model, valley_args.trainable_modules)
     elif valley_args.trainable_modules:
         raise ValueError(
-            "With LoRA, name the modules that are trained whole in lora_modules_to_save, not trainable_modules."
+            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
         )
+    else:  # peft keeps adapters in float32; what is trained whole beside them has to be, too
+        for name in peft_config.modules_to_save or []:
+            model.base_model.get_submodule(name).float()
 
     trainer = SFTTrainer(
         model=model,

@@ -1,5 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -700,6 +702,31 @@ def test_a_tower_that_merges_patches_is_refused(model):
     model.config.vision_config.patch_size = 7  # the tower gives 1 + 4 tokens where 16 patches are counted
     with pytest.raises(ValueError, match="gives 5 tokens for frames of 16 patches"):
         model.get_image_features(pixels(1, 3, 28, 28))
+
+
+def test_a_fresh_interpreter_loads_every_auto_class_with_equal_results(model, checkpoint, tmp_path):
+    inputs = mixed_inputs(model)
+    torch.save(inputs, tmp_path / "inputs.pt")
+    code = f"""
+import sys, torch, transformers_valley
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+inputs = torch.load({str(tmp_path / "inputs.pt")!r})
+results = {{}}
+for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    with torch.no_grad():
+        outputs = auto_class.from_pretrained({checkpoint!r})(**inputs)
+    results[auto_class.__name__] = outputs["logits"] if "logits" in outputs else outputs["last_hidden_state"]
+results["AutoProcessor"] = type(AutoProcessor.from_pretrained({checkpoint!r})).__name__
+torch.save(results, {str(tmp_path / "results.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    results = torch.load(tmp_path / "results.pt")
+    assert results.pop("AutoProcessor") == "ValleyProcessor"
+    with torch.no_grad():
+        hidden_states, logits = model.model(**inputs).last_hidden_state, model(**inputs).logits
+    torch.testing.assert_close(results.pop("AutoModel"), hidden_states, rtol=1e-5, atol=1e-5)
+    for result in results.values():
+        torch.testing.assert_close(result, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_auto_model_is_the_headless_model(checkpoint):

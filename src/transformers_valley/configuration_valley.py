@@ -17,6 +17,16 @@ SPECIAL_TOKENS = ("<image>", "<video>", "<im_start>", "<im_end>", "<vi_start>", 
 _FLAT_CONFIG_FIELDS = {"hidden_size", "num_hidden_layers", "mm_vision_tower", "mm_hidden_size", "use_mm_proj"}
 
 
+def add_special_tokens(tokenizer) -> None:
+    """Give a tokenizer Valley's six special tokens, and a padding token if it has none; what it has already stays.
+
+    The same tokenizer always gets the same ids.
+    """
+    tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+
+
 @auto_docstring(checkpoint="luoruipu1/Valley-13b-v1")
 @strict
 class ValleyConfig(PreTrainedConfig):
@@ -46,7 +56,8 @@ class ValleyConfig(PreTrainedConfig):
         How many frames go through the vision tower at once. It bounds memory and does not change the result.
 
     Raises:
-        ValueError: if the fields are those of a flat config, or the temporal module does not fit its width.
+        ValueError: if the fields are those of a flat config.
+        StrictDataclassError: if a field has a wrong type or value, or the temporal module does not fit its width.
 
     Example:
 
@@ -140,4 +151,4 @@ class ValleyConfig(PreTrainedConfig):
             raise ValueError(f"vision_chunk_size must be at least 1 frame, got {self.vision_chunk_size}.")
 
 
-__all__ = ["SPECIAL_TOKENS", "ValleyConfig"]
+__all__ = ["SPECIAL_TOKENS", "ValleyConfig", "add_special_tokens"]

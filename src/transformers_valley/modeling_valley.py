@@ -25,7 +25,7 @@ from transformers.utils import TransformersKwargs, auto_docstring, logging, torc
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
-from .configuration_valley import SPECIAL_TOKENS, ValleyConfig
+from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -714,8 +714,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
                 A causal language model; loaded if a name or folder. A model that is passed in becomes part of the
                 result and its embeddings are resized.
             tokenizer (`PreTrainedTokenizerBase`, *optional*):
-                Tokenizer of the decoder; loaded from `text` when not given. Valley's six special tokens are added to
-                it in place, so save it (or the processor made of it) with the model.
+                Tokenizer of the decoder, given if `text` is a model; Valley's six special tokens are added to it in
+                place. [`ValleyProcessor.from_vision_text_pretrained`] takes it, or the same name or folder as here.
             dtype (`torch.dtype` or `str`, *optional*):
                 Of the whole result; that of the decoder when not given.
             **config:
@@ -740,7 +740,7 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         if getattr(text.get_output_embeddings(), "bias", None) is not None:
             raise ValueError(f"{type(text).__name__} has a head with a bias, which Valley's `lm_head` does not hold.")
 
-        token_ids = _add_special_tokens(tokenizer, text)
+        token_ids = _add_token_rows(tokenizer, text)
         config = cls.config_class(
             vision_config=vision.config,
             text_config=text.config,
@@ -769,12 +769,10 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
 
 
 @torch.no_grad()
-def _add_special_tokens(tokenizer, text: PreTrainedModel) -> dict[str, int]:
+def _add_token_rows(tokenizer, text: PreTrainedModel) -> dict[str, int]:
     """Add Valley's tokens to the tokenizer, and to the decoder at the mean of the rows its tokenizer knew before."""
     known = len(tokenizer)
-    tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    add_special_tokens(tokenizer)
     token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -96,6 +96,9 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         records = super().postprocess(
             model_outputs, return_type=return_type, continue_final_message=continue_final_message, **kwargs
         )
+        for record in records:
+            if isinstance(record["input_text"], Chat):
+                record["input_text"] = record["input_text"].messages
         # The template puts a space before an answer; it is not part of it, unless the answer continues a text.
         if return_type != ReturnType.TENSORS and not continue_final_message:
             for record in records:

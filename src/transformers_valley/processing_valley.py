@@ -8,11 +8,11 @@ One placeholder per visual in the prompt becomes the block
 import os
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
 
-from .configuration_valley import SPECIAL_TOKENS
+from .configuration_valley import SPECIAL_TOKENS, add_special_tokens
 from .video_decoding import VideoSegment
 from .video_processing_valley import ValleyVideoProcessor, flatten_clips
 
@@ -76,8 +76,8 @@ class ValleyProcessor(ProcessorMixin):
         if missing:
             raise ValueError(
                 f"The tokenizer lacks Valley's special tokens {missing}. "
-                "`ValleyForConditionalGeneration.from_vision_text_pretrained(..., tokenizer=tokenizer)` adds them, to "
-                "the tokenizer and to the model."
+                "`from_vision_text_pretrained` adds them: that of ValleyForConditionalGeneration to the model and its "
+                "tokenizer, that of ValleyProcessor to the tokenizer."
             )
         self.patch_size = patch_size
         self.image_token, self.video_token = SPECIAL_TOKENS[:2]
@@ -89,7 +89,7 @@ class ValleyProcessor(ProcessorMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision: str, tokenizer, chat_template: str | None = None, **video_kwargs: Any
+        cls, vision: str, text: Any, chat_template: str | None = None, **video_kwargs: Any
     ) -> "ValleyProcessor":
         """
         The processor that belongs to [`ValleyForConditionalGeneration.from_vision_text_pretrained`].
@@ -97,13 +97,15 @@ class ValleyProcessor(ProcessorMixin):
         Args:
             vision (`str`):
                 Name or folder of the vision model, for its image processor and patch size.
-            tokenizer (`PreTrainedTokenizerBase`):
-                The tokenizer given to, and extended by, the model's method.
+            text (`str` or `PreTrainedTokenizerBase`):
+                Name or folder of the decoder, or its tokenizer. Valley's special tokens are added where they lack.
             chat_template (`str`, *optional*):
                 Jinja template of the prompt; the paper's by default.
             **video_kwargs:
                 Settings of [`ValleyVideoProcessor`], such as `num_frames=8` or `max_frames=64`.
         """
+        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str | os.PathLike) else text
+        add_special_tokens(tokenizer)
         image_processor = AutoImageProcessor.from_pretrained(vision)
         config = AutoConfig.from_pretrained(vision)
         patch_size = getattr(config, "vision_config", config).patch_size

@@ -119,12 +119,19 @@ def turns(question, answer="Yes."):
         ({"id": "7", "conversations": [{"from": "bot", "value": "?"}]}, "the role 'bot' is unknown"),
         ({"id": "7", "conversations": turns("?", "")}, "a turn is empty"),
         ({"id": "7", "messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "'audio' is unknown"),
+        ({"id": "7", "messages": [{"role": "user", "content": [{"type": "text"}]}]}, "a field 'text' is missing"),
+        ({"id": "7", "messages": [{"role": "user", "content": "a <vi_start> b"}]}, r"no turn of the assistant"),
+        ({"id": "7", "conversations": turns("?", "It says <vi_start>.")}, r"spells .*\['<vi_start>'\]"),
+        ({"id": "7", "video": "a.mp4", "conversations": turns("?")[1:]}, "has no turn of the user"),
         ({"id": "7", "messages": [{"role": "user", "content": [{"type": "video"}]}]}, "needs the path of its clip"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": []},
-            "1 image blocks for 0 images",
+            "1 of its image blocks have no image",
         ),
-        ({"messages": [{"role": "user", "content": "?"}], "images": ["a.jpg"]}, "0 image blocks for 1 images"),
+        (
+            {"messages": [{"role": "user", "content": "?"}], "images": ["a.jpg"]},
+            "1 of its 1 `images` stand in no image block",
+        ),
     ],
 )
 def test_broken_records_are_named(record, message):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import sft
 import torch
-import yaml
 from clips import write_clip
 from PIL import Image
 from safetensors.torch import load_file
@@ -76,12 +75,7 @@ def changed_modules(before, after):
 
 
 def test_stage_1_moves_the_projector_and_the_temporal_module_only(checkpoint, rows, tmp_path):
-    flags = arguments("stage1_align.yaml", checkpoint, rows, tmp_path / "out")
-    # A checkpoint is trained here: the YAML's vision model would be joined to a language model.
-    config = yaml.safe_load((CONFIGS / "stage1_align.yaml").read_text())
-    del config["vision_model_name_or_path"]
-    (tmp_path / "stage1.yaml").write_text(yaml.safe_dump(config))
-    flags[1] = str(tmp_path / "stage1.yaml")
+    flags = arguments("stage1_align.yaml", checkpoint, rows, tmp_path / "out", vision_model_name_or_path="")
     before = AutoModelForImageTextToText.from_pretrained(checkpoint).state_dict()
     trainer = sft.main(flags)
     after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
@@ -138,6 +132,12 @@ def test_lora_trains_adapters_in_the_language_model_and_the_rest_whole(checkpoin
         torch.testing.assert_close(reloaded(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
         merged = reloaded.merge_and_unload()
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_lora_trains_in_float32_beside_a_bfloat16_model(checkpoint, rows, tmp_path):
+    trainer = sft.main(arguments("stage2_lora.yaml", checkpoint, rows, tmp_path / "out", dtype="bfloat16", bf16=True))
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.requires_grad == (parameter.dtype == torch.float32) or "original_module" in name, name
 
 
 def test_loss_falls_on_the_assistants_words_only(processor, rows):

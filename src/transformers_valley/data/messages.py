@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..configuration_valley import SPECIAL_TOKENS
+
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -39,9 +41,10 @@ def to_row(record: dict[str, Any], media_root: str | os.PathLike | None = None) 
         if "conversations" in record:
             return _from_conversations(record, media_root)
         raise ValueError(f"it has the fields {sorted(record)}, expected `messages` or `conversations`")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         name = record.get("id", "without id") if isinstance(record, dict) else repr(record)[:80]
-        raise ValueError(f"Record {name!r} is no training row: {error}.") from error
+        reason = f"a field {error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"Record {name!r} is no training row: {reason}.") from error
 
 
 def _from_messages(messages: list[dict], images: list[str], media_root: Any) -> dict[str, Any]:
@@ -69,8 +72,10 @@ def _from_messages(messages: list[dict], images: list[str], media_root: Any) -> 
             else:
                 raise ValueError(f"content of type {block['type']!r} is unknown, expected text, image or video")
         rows.append({"role": _role(message["role"]), "content": blocks})
-    if None in used or next(queue, None) is not None:
-        raise ValueError(f"it has {len(used)} image blocks for {len(images)} images")
+    if None in used:
+        raise ValueError(f"{used.count(None)} of its image blocks have no image; `images` holds {len(images)}")
+    if left := len(list(queue)):
+        raise ValueError(f"{left} of its {len(images)} `images` stand in no image block")
     return _check_turns({"messages": rows, "images": used})
 
 
@@ -88,7 +93,9 @@ def _from_conversations(record: dict[str, Any], media_root: Any) -> dict[str, An
     pattern = re.compile(r"<(?:image|video)>")
     written = sum(len(pattern.findall(text)) for role, text in turns if role == "user")
     if written == 0 and paths:
-        index = next(i for i, (role, _) in enumerate(turns) if role == "user")
+        index = next((i for i, (role, _) in enumerate(turns) if role == "user"), None)
+        if index is None:
+            raise ValueError(f"it names {len(paths)} paths and has no turn of the user to show them in")
         turns[index] = ("user", "<video>\n" * len(paths) + turns[index][1])
     elif written != len(paths):
         raise ValueError(f"it has {written} placeholders for {len(paths)} paths")
@@ -111,8 +118,13 @@ def _from_conversations(record: dict[str, Any], media_root: Any) -> dict[str, An
 def _check_turns(row: dict[str, Any]) -> dict[str, Any]:
     if not any(message["role"] == "assistant" for message in row["messages"]):
         raise ValueError("no turn of the assistant: there is nothing to learn")
-    if any(not message["content"] for message in row["messages"]):
-        raise ValueError("a turn is empty")
+    for message in row["messages"]:
+        if not message["content"]:
+            raise ValueError("a turn is empty")
+        for block in message["content"]:
+            # In text they would become real placeholders, and every clip after them would be misplaced.
+            if spelt := [token for token in SPECIAL_TOKENS if token in block.get("text", "")]:
+                raise ValueError(f"its text spells Valley's special tokens {spelt}; write visuals as blocks")
     return row
 
 
@@ -123,7 +135,7 @@ def _role(name: str) -> str:
 
 
 def _is_absolute(path: str) -> bool:
-    return path.startswith(("http://", "https://")) or os.path.isabs(path)
+    return path.startswith(("http://", "https://", "file:", "data:")) or os.path.isabs(path)
 
 
 def _resolve(path: str, media_root: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..modeling_valley import ValleyForConditionalGeneration
 from ..processing_valley import ValleyProcessor
@@ -30,7 +30,10 @@ class ValleyArguments:
     )
     vision_model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Vision model to join with the language model `model_name_or_path`, to begin stage 1."},
+        metadata={
+            "help": "Vision model to join with the language model `model_name_or_path`, to begin stage 1. Empty to "
+            "begin from a Valley checkpoint."
+        },
     )
     temporal_module: Literal["mean", "importance", "transformer"] = field(
         default="transformer", metadata={"help": "v1, v2 or v3 of the paper, for a model that is newly joined."}
@@ -50,25 +53,21 @@ def load_model_and_processor(
         name_or_path (`str`):
             A Valley checkpoint; with `vision_model_name_or_path` a causal language model.
         vision_model_name_or_path (`str`, *optional*):
-            Vision model to join it with.
+            Vision model to join it with; empty or `None` for none.
         temporal_module (`str`, *optional*, defaults to `"transformer"`):
             Of the joined model; a checkpoint has its own.
         **model_kwargs:
             Passed to `from_pretrained` of a checkpoint (`dtype`, `attn_implementation`, `revision`, …); a joined model
             takes `dtype` only.
     """
-    if vision_model_name_or_path is None:
+    if not vision_model_name_or_path:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
         return model, AutoProcessor.from_pretrained(name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    parts = (vision_model_name_or_path, name_or_path)
     model = ValleyForConditionalGeneration.from_vision_text_pretrained(
-        vision_model_name_or_path,
-        name_or_path,
-        tokenizer=tokenizer,
-        dtype=model_kwargs.get("dtype"),
-        temporal_module=temporal_module,
+        *parts, dtype=model_kwargs.get("dtype"), temporal_module=temporal_module
     )
-    return model, ValleyProcessor.from_vision_text_pretrained(vision_model_name_or_path, tokenizer)
+    return model, ValleyProcessor.from_vision_text_pretrained(*parts)
 
 
 def set_trainable(model: nn.Module, names: list[str]) -> None:

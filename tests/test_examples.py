@@ -1,0 +1,58 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""The commands people type, as they type them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from clips import write_clip
+from transformers import AutoModelForImageTextToText
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize("name", ["cpu", "multi_gpu", "zero2", "zero3", "fsdp2"])
+def test_accelerate_reads_its_configs(name):
+    config = load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))
+    expected = {"cpu": "NO", "multi_gpu": "MULTI_GPU", "fsdp2": "FSDP"}.get(name, "DEEPSPEED")
+    assert config.distributed_type.value == expected
+    if expected == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == int(name[-1])
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+def test_sft_stays_short():
+    assert len((EXAMPLES / "sft.py").read_text().splitlines()) <= 100
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains_and_saves(checkpoint, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 20, fps=10)
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "Bars."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"video": clip, "conversations": turns}] * 4))
+    config = yaml.safe_load((EXAMPLES / "configs" / "stage2_instruct.yaml").read_text())
+    config |= {
+        "model_name_or_path": checkpoint,
+        "data": [str(tmp_path / "rows.json")],
+        "output_dir": str(tmp_path / "out"),
+        "dtype": "float32",
+        "bf16": False,
+        "use_cpu": True,
+        "num_train_epochs": 1,
+        "report_to": "none",
+        "dataloader_num_workers": 2,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(EXAMPLES / "accelerate" / "cpu.yaml")]
+    command += [str(EXAMPLES / "sft.py"), "--config", str(tmp_path / "config.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "loss" in (tmp_path / "out" / "trainer_state.json").read_text()
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
