@@ -81,8 +81,9 @@ def test_an_answer_that_was_begun_is_continued(pipe, clip):
     assert len(messages) == 2 and messages[1]["content"][0]["text"].startswith("A red")
 
 
-def test_images_and_text_alone(pipe):
-    for visuals in ({"images": picture()}, {"images": [picture(), picture()]}, {}):
+def test_images_and_text_alone(pipe, tmp_path):
+    picture().save(tmp_path / "picture.png")
+    for visuals in ({"images": picture()}, {"images": [picture(), tmp_path / "picture.png"]}, {}):
         assert isinstance(answer(pipe(text="What is it?", **visuals, **NEW)), str)
 
 
@@ -112,6 +113,20 @@ def test_batches_of_chats_and_generators(pipe, clip):
     expected = [answer(pipe(one, **NEW)) for one in chats]
     assert [answer(result) for result in pipe(chats, batch_size=2, **NEW)] == expected
     assert [answer(result) for result in pipe((one for one in chats), batch_size=2, **NEW)] == expected
+
+
+def test_datasets_of_questions(pipe, clip):
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"videos": clip, "text": question} for question in ("What?", "Why?")])
+    expected = [answer(pipe(clip, question, **NEW)) for question in ("What?", "Why?")]
+    assert [answer(result) for result in pipe(rows, batch_size=2, **NEW)] == expected
+
+
+def test_an_answer_of_the_pipeline_can_be_continued(pipe, clip):
+    messages = answer(pipe(clip, "What?", max_new_tokens=3))
+    longer = answer(pipe(messages, max_new_tokens=3))
+    assert longer[-1]["content"][0]["text"].startswith(messages[-1]["content"])
 
 
 def test_several_candidates_per_prompt(pipe, clip):
@@ -184,9 +199,19 @@ def test_a_clip_that_cannot_be_decoded_names_file_and_reason(pipe, tmp_path):
         ({"videos": "clip.mp4", "text": ["a", "b"]}, "2 questions need videos as a list with one entry per question"),
         ({"videos": ["a.mp4"], "text": ["a", "b"]}, "2 questions need videos .*a list of 1"),
         ({"videos": "clip.mp4", "text": [{"role": "user", "content": "a"}]}, "A chat holds its visuals itself"),
+        ({"text": {"text": "a", "video": "clip.mp4"}}, r"keys text, videos and images, got \['video'\]"),
         ({"videos": "clip.mp4", "text": [3]}, "a question or a list of questions"),
     ],
-    ids=["no question", "too many placeholders", "no image", "one clip", "short list", "chat and clip", "number"],
+    ids=[
+        "no question",
+        "too many placeholders",
+        "no image",
+        "one clip",
+        "short list",
+        "chat and clip",
+        "a wrong key",
+        "number",
+    ],
 )
 def test_questions_that_do_not_fit(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -156,6 +156,19 @@ def test_openai_blocks_and_empty_keys_are_understood(processor, tmp_path):
         assert processor.apply_chat_template([user(content)], **TENSORS)["video_num_frames"].tolist() == [2]
 
 
+def test_one_block_is_one_clip(processor, tmp_path):
+    """Two animated pictures, and two lists of frame files, stay two clips each."""
+    frames = [Image.new("RGB", (40, 40), (40 * index, 0, 0)) for index in range(5)]
+    for name in ("a", "b"):
+        frames[0].save(tmp_path / f"{name}.webp", save_all=True, append_images=frames[1:], duration=1000)
+        frames[0].save(tmp_path / f"{name}.png")
+    animated = [{"type": "video", "path": str(tmp_path / f"{name}.webp")} for name in ("a", "b")]
+    listed = [{"type": "video", "path": [str(tmp_path / f"{name}.png") for name in names]} for names in ("ab", "aba")]
+    for blocks, lengths in ((animated, [3, 3]), (listed, [2, 3])):
+        inputs = processor.apply_chat_template([user(*blocks)], **TENSORS)
+        assert inputs["video_num_frames"].tolist() == lengths
+
+
 def test_start_and_end_cut_a_clip(processor, tmp_path):
     path = str(write_clip(tmp_path / "clip.mp4", 60, fps=10))
     cut = {"type": "video", "path": path, "start": 1.0, "end": 4.5}

@@ -161,6 +161,21 @@ def test_nested_lists_are_flattened_to_clips(videos, count):
     assert len(flatten_clips(videos)) == count
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_pictures_of_any_mode_are_frames(mode):
+    frames = random_frames(3).permute(0, 2, 3, 1).numpy()
+    pictures = [Image.fromarray(frame).convert(mode) for frame in frames]
+    expected = process([picture.convert("RGB") for picture in pictures])
+    torch.testing.assert_close(process(pictures)["pixel_values_videos"], expected["pixel_values_videos"])
+
+
+def test_an_animated_picture_is_a_clip(tmp_path):
+    frames = [Image.new("RGB", (40, 40), (40 * index, 0, 0)) for index in range(5)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=1000)
+    for form in (str(tmp_path / "a.webp"), [str(tmp_path / "a.webp")]):
+        assert process(form, fps=1)["video_num_frames"].tolist() == [5]
+
+
 def test_a_clip_that_cannot_be_decoded_names_file_and_reason(tmp_path):
     path = tmp_path / "broken.mp4"
     path.write_text("no video at all " * 50)
@@ -176,12 +191,25 @@ def test_a_clip_that_cannot_be_decoded_names_file_and_reason(tmp_path):
         (random_frames(4)[:0], {}, "T >= 1"),
         (random_frames(4)[0, 0], {}, r"\(40, 40\)"),
         (random_frames(4), {"num_frames": 0}, "num_frames"),
+        (random_frames(4) / 255, {}, "torch.float32, expected uint8"),
+        ([np.zeros((9, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], {}, "must have one size"),
         ("clip.mp4", {"fps": float("nan")}, "fps"),
         ("clip.mp4", {"fps": -1.0}, "fps"),
         ([], {}, "at least one"),
         (3.5, {}, "float"),
     ],
-    ids=["two rules", "no frame", "rank 2", "num_frames 0", "fps nan", "fps -1", "nothing", "a number"],
+    ids=[
+        "two rules",
+        "no frame",
+        "rank 2",
+        "num_frames 0",
+        "floats",
+        "two sizes",
+        "fps nan",
+        "fps -1",
+        "nothing",
+        "a number",
+    ],
 )
 def test_values_that_make_no_sense(videos, kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):

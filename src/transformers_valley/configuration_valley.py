@@ -21,7 +21,12 @@ def add_special_tokens(tokenizer) -> None:
     """Give a tokenizer Valley's six special tokens, and a padding token if it has none; what it has already stays.
 
     The same tokenizer always gets the same ids.
+
+    Raises:
+        ValueError: if it has no end token, which the model has to learn to stop with.
     """
+    if tokenizer.eos_token is None:
+        raise ValueError("The tokenizer has no end token (eos_token): a model trained with it never stops. Set one.")
     tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -128,10 +133,22 @@ class ValleyConfig(PreTrainedConfig):
         """Width in which the temporal module works."""
         return (self.vision_config if self.temporal_space == "vision" else self.text_config).hidden_size
 
+    def validate_vision_config(self):
+        """Refuse vision models that are no plain vision transformer."""
+        if self.vision_config is None:
+            return
+        needed = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
+        if missing := [name for name in needed if not hasattr(self.vision_config, name)]:
+            raise ValueError(
+                f"A vision_config of model type {self.vision_config.model_type!r} has no {', '.join(missing)}: it "
+                "gives no hidden states per patch. Use a vision transformer such as CLIP's vision model or DINOv2."
+            )
+
     def validate_temporal_module(self):
         """Refuse widths that the temporal module cannot split into heads or pair into sines and cosines."""
         if self.vision_config is None or self.text_config is None or self.temporal_module != "transformer":
             return
+        self.validate_vision_config()
         width = self.temporal_hidden_size
         if self.temporal_num_heads < 1 or width % self.temporal_num_heads or width % 2:
             raise ValueError(

@@ -5,6 +5,7 @@ pixels (frames, 3, H, W) -> vision tower (frames, 1 + P, D) -> temporal module, 
 -> placed at the placeholders of the prompt -> language model. An image is a clip of one frame.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Generat
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
@@ -366,7 +366,7 @@ class ValleyModel(ValleyPreTrainedModel):
 
         if self.config.temporal_space == "text":
             patches, frame_tokens = self.multi_modal_projector(patches), self.multi_modal_projector(frame_tokens)
-        grids = self.temporal_module(patches, num_frames)
+        grids = self.temporal_module(patches, num_frames).to(frame_tokens.device)
         clips = torch.cat([part for clip in zip(grids, frame_tokens.split(num_frames), strict=True) for part in clip])
         if self.config.temporal_space == "vision":
             clips = self.multi_modal_projector(clips)
@@ -374,8 +374,9 @@ class ValleyModel(ValleyPreTrainedModel):
 
     @property
     def _visual_dtype(self) -> torch.dtype:
-        """Dtype of the trainable visual parts, which may differ from that of a frozen tower."""
-        return next((p.dtype for p in self._visual_parameters() if p.is_floating_point()), self.dtype)
+        """Dtype of the projector and temporal module, which may differ from that of a frozen tower."""
+        weight = self.multi_modal_projector.weight
+        return weight.dtype if weight.is_floating_point() else self.dtype
 
     def _visual_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.temporal_module.parameters()
@@ -385,10 +386,11 @@ class ValleyModel(ValleyPreTrainedModel):
         """A zero that depends on every trainable visual part.
 
         Distributed training hangs when a rank whose batch is text only leaves a parameter out of its backward pass
-        that the other ranks wait for. ZeRO-3 gathers the vision tower's weights together too.
+        that the other ranks wait for. Where weights are sharded (ZeRO-3, FSDP2), the vision tower's are gathered too.
         """
         vision_config = self.config.vision_config
-        if is_deepspeed_zero3_enabled():
+        weight = self.multi_modal_projector.weight
+        if hasattr(weight, "ds_id") or hasattr(weight, "full_tensor"):
             shape = (1, 3, vision_config.image_size, vision_config.image_size)
             frame = torch.zeros(shape, dtype=self.dtype, device=self.device)
             clip = self.get_image_features(frame, return_dict=True).pooler_output[0]
@@ -488,7 +490,7 @@ class ValleyModel(ValleyPreTrainedModel):
         elif self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self._visual_parameters()):
             inputs_embeds = inputs_embeds + self._touch_visual_parameters().to(inputs_embeds.dtype)
         if input_ids is not None and not torch.compiler.is_compiling():
-            self._warn_of_empty_placeholders(input_ids, placed, past_key_values)
+            self._check_empty_placeholders(input_ids, placed, past_key_values)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -508,7 +510,7 @@ class ValleyModel(ValleyPreTrainedModel):
             video_hidden_states=hidden_states.get("video"),
         )
 
-    def _warn_of_empty_placeholders(self, input_ids: torch.Tensor, placed: dict, past_key_values: Cache | None):
+    def _check_empty_placeholders(self, input_ids: torch.Tensor, placed: dict, past_key_values: Cache | None):
         """A prompt that speaks of a clip nobody gave is answered from nothing, and trained on it teaches nothing.
 
         It is an error while training only: assisted generation drafts without visuals on purpose.
@@ -709,7 +711,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
 
         Args:
             vision (`str` or `PreTrainedModel`):
-                A vision transformer, or a model with one as `vision_model` such as CLIP; loaded if a name or folder.
+                A vision transformer, or a model with one as `vision_model` such as CLIP; loaded if a name or folder. A
+                model that is passed in becomes part of the result and loses the layers that are not used.
             text (`str` or `PreTrainedModel`):
                 A causal language model; loaded if a name or folder. A model that is passed in becomes part of the
                 result and its embeddings are resized.
@@ -722,19 +725,20 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
                 Fields of [`ValleyConfig`], such as `temporal_module="mean"`.
 
         Returns:
-            `ValleyForConditionalGeneration`: embeddings of new tokens are the mean of the old ones.
+            `ValleyForConditionalGeneration`: embeddings of new tokens are the mean of the old ones. Those of the two
+            placeholders differ from it by a rounding step, so that they can be told apart in `inputs_embeds`.
 
         Raises:
             ValueError: if there is no tokenizer, or the decoder's head has a bias.
         """
-        if isinstance(text, str):
+        if isinstance(text, str | os.PathLike):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(text)
             text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype or "auto")
         if tokenizer is None:
             raise ValueError(
                 "Pass `tokenizer`: a decoder given as a model does not say which tokenizer it was trained with."
             )
-        if isinstance(vision, str):
+        if isinstance(vision, str | os.PathLike):
             vision = AutoModel.from_pretrained(vision)
         vision = getattr(vision, "vision_model", vision)
         if getattr(text.get_output_embeddings(), "bias", None) is not None:
@@ -777,8 +781,14 @@ def _add_token_rows(tokenizer, text: PreTrainedModel) -> dict[str, int]:
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = [index for index in token_ids.values() if index >= known]
-    for embeddings in (text.get_input_embeddings(), text.get_output_embeddings()):
-        embeddings.weight[new] = embeddings.weight[:known].mean(dim=0, dtype=torch.float32).to(embeddings.weight.dtype)
+    for embeddings in (text.get_output_embeddings(), text.get_input_embeddings()):
+        mean = embeddings.weight[:known].mean(dim=0, dtype=torch.float32)
+        embeddings.weight[new] = mean.to(embeddings.weight.dtype)
+    # Placeholders are overwritten by features and never learn, but `inputs_embeds` has to tell them apart: one small
+    # channel of each is moved by a step that bfloat16 still sees.
+    for token, channel in zip(("<image>", "<video>"), mean.abs().argsort()[len(mean) // 16 :][:2], strict=True):
+        if token_ids[token] in new:
+            embeddings.weight[token_ids[token], channel] = mean[channel] * (1 + 2**-6)
     return token_ids
 
 

@@ -1,12 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """`VideoTextToTextPipeline`: clips, images and a question in, an answer out."""
 
+import os
 import re
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import AnyToAnyPipeline, GenerationConfig
 from transformers.pipelines.any_to_any import Chat, ReturnType
 from transformers.pipelines.base import PipelineDataset, PipelineIterator
@@ -62,7 +63,8 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
             ValueError: if there is no question, or placeholders and visuals do not match.
         """
         if text is None and images is None and _is_pipeline_input(videos):
-            text, videos = videos, None
+            # A `datasets.Dataset` holds paths: its rows are small, and the base class knows lists.
+            text, videos = (list(videos) if hasattr(videos, "column_names") else videos), None
         if text is None:
             raise ValueError('Ask something: text is missing, as in pipe("clip.mp4", text="What happens?").')
         if isinstance(text, str):
@@ -85,9 +87,16 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         if hasattr(inputs, "messages"):
             inputs = Chat(inputs.messages)  # chats out of a generator come wrapped in a class of the base's own
         elif isinstance(inputs, dict):
+            if unknown := sorted(inputs.keys() - {"text", "videos", "images"}):
+                raise ValueError(f"A dict asks with the keys text, videos and images, got {unknown} as well.")
             inputs = Chat(_question_chat(inputs.get("text"), inputs.get("videos"), inputs.get("images")))
         elif isinstance(inputs, str):
             inputs = Chat(_question_chat(inputs, None, None))
+        if isinstance(inputs, Chat):
+            # The base class continues a begun answer in its last text block.
+            *messages, last = inputs.messages
+            if last["role"] == "assistant" and isinstance(last["content"], str):
+                inputs = Chat([*messages, {**last, "content": [{"type": "text", "text": last["content"]}]}])
         return super().preprocess(inputs, **kwargs)
 
     def postprocess(self, model_outputs, return_type=None, continue_final_message=None, **kwargs):
@@ -152,7 +161,8 @@ def _is_pipeline_input(inputs: Any) -> bool:
         return isinstance(first, dict | Chat) and ("role" in first or "text" in first)
     if isinstance(inputs, dict):
         return "text" in inputs
-    return isinstance(inputs, Chat) or hasattr(inputs, "__next__") or type(inputs).__name__ == "KeyDataset"
+    is_dataset = isinstance(inputs, Dataset) or hasattr(inputs, "column_names")
+    return is_dataset or isinstance(inputs, Chat) or hasattr(inputs, "__next__")
 
 
 def _per_question(name: str, visuals: Any, questions: list[str]) -> list:
@@ -176,6 +186,7 @@ def _question_chat(question: str, videos: Any, images: Any) -> list[dict]:
         "image": [] if images is None else list(images) if isinstance(images, list | tuple) else [images],
         "video": [] if videos is None else flatten_clips(videos),
     }
+    visuals["image"] = [os.fspath(image) if isinstance(image, os.PathLike) else image for image in visuals["image"]]
     parts = re.split("(<image>|<video>)", question)
     for modality, given in visuals.items():
         written = parts.count(f"<{modality}>")

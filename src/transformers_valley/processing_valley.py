@@ -227,10 +227,13 @@ def _normalize_block(block: dict) -> dict:
     sources = [key for key in ("video", "image", "url", "path", "base64") if key in block]
     if len(sources) > 1:
         raise ValueError(f"A content block of type {block['type']!r} names its source once, got {sources}: keep one.")
-    if block["type"] == "video" and sources and ("start" in block or "end" in block):
-        segment = VideoSegment(block[sources[0]], start=block.get("start"), end=block.get("end"))
-        return {"type": "video", "video": segment}
-    return block
+    if block["type"] == "image" or not sources:
+        return block
+    clip = block[sources[0]]
+    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike | list | tuple):
+        # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours.
+        clip = VideoSegment(clip, start=block.get("start"), end=block.get("end"))
+    return {"type": "video", "video": clip}
 
 
 def _refuse_special_tokens_in_text(conversation) -> None:

@@ -237,6 +237,9 @@ class _Rule:
 
     def indices(self, n: int) -> np.ndarray:
         """Gives `num_frames` of the indices 0 to n - 1."""
+        count = n if self.num_frames == "all" else self.num_frames
+        if count > MAX_SAMPLED_FRAMES:
+            raise ValueError(f"num_frames={self.num_frames!r} takes {count} frames, more than {MAX_SAMPLED_FRAMES}.")
         return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
 
 
@@ -399,7 +402,10 @@ def _pinned(address: Any, url: str, allow_local: bool) -> dict[str, Any]:
     port = address.port or (443 if address.scheme == "https" else 80)
     found = [info[4][0] for info in socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM)]
     for ip in map(ipaddress.ip_address, found):
-        ip = getattr(ip, "ipv4_mapped", None) or ip
+        # Inside an IPv6 address there may be an IPv4 one: mapped, 6to4, or behind a NAT64 gateway.
+        ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+        if ip in ipaddress.ip_network("64:ff9b::/96"):
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if not (allow_local or (ip.is_global and not ip.is_multicast)):
             reason = f"{address.host} is the local address {ip}; set {LOCAL_ADDRESSES_VARIABLE}=1 to allow those."
             raise VideoDecodeError(url, reason)

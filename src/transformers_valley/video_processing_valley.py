@@ -15,7 +15,7 @@ from transformers.utils import TensorType, auto_docstring
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, is_valid_video, make_batched_metadata
 
-from .video_decoding import sample_video, uniform_indices
+from .video_decoding import VideoSegment, sample_video, uniform_indices
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -53,6 +53,8 @@ def flatten_clips(videos: Any) -> list[Any]:
         return list(videos)
     if not isinstance(videos, (list, tuple)):
         return [videos]
+    if len(videos) == 1 and isinstance(videos[0], str | os.PathLike):
+        return list(videos)  # an animated picture is a clip
     if videos and all(_is_frame(item) for item in videos):
         return [videos]
     return [clip for item in videos for clip in flatten_clips(item)]
@@ -108,7 +110,7 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         kwargs = _one_sampling_rule(kwargs)
         rule = {
             name: kwargs[name] if name in kwargs else getattr(self, name)
-            for name in ("fps", "num_frames", "max_frames", "do_sample_frames")
+            for name in ("fps", "num_frames", "max_frames", "do_sample_frames", "do_rescale")
         }
         clips = flatten_clips(videos)
         if not clips:
@@ -123,16 +125,25 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         return super().preprocess(frames, **{**kwargs, "video_metadata": metadata, "do_sample_frames": False})
 
     def _load_clip(
-        self, clip: Any, metadata: VideoMetadata | None, size: int | None, do_sample_frames: bool, **rule: Any
+        self,
+        clip: Any,
+        metadata: VideoMetadata | None,
+        size: int | None,
+        do_sample_frames: bool,
+        do_rescale: bool,
+        **rule: Any,
     ) -> tuple[Any, VideoMetadata]:
         """One clip of any form to its sampled frames (a 4-D array or tensor) and their description."""
+        if isinstance(clip, VideoSegment) and (clip.start, clip.end) == (None, None):
+            clip = clip.source
         if isinstance(clip, list | tuple) and clip and not isinstance(clip[0], str | os.PathLike):
-            clip = (
-                torch.stack(clip)
-                if isinstance(clip[0], torch.Tensor)
-                else np.stack([np.array(image) for image in clip])
-            )
+            clip = _stack_frames(clip)
         if isinstance(clip, (np.ndarray, torch.Tensor)):
+            if do_rescale and clip.dtype not in (np.uint8, torch.uint8):
+                raise ValueError(
+                    f"The frames of a clip are {clip.dtype}, expected uint8 from 0 to 255. Convert them, or pass "
+                    "do_rescale=False for frames that are floats from 0 to 1 already."
+                )
             return _sample_array(clip, metadata, rule if do_sample_frames else {})
         sampled = sample_video(clip, size=size, **(rule if do_sample_frames else {"num_frames": "all"}))
         return sampled.frames, ValleyVideoMetadata(**sampled.metadata, frame_timestamps=sampled.timestamps)
@@ -181,6 +192,16 @@ def _one_sampling_rule(kwargs: dict) -> dict:
     if fps is not None:
         return {**kwargs, "num_frames": None}
     return kwargs
+
+
+def _stack_frames(frames: list | tuple) -> np.ndarray | torch.Tensor:
+    """Images or 3-D arrays of one size to one array."""
+    if isinstance(frames[0], torch.Tensor):
+        return torch.stack(tuple(frames))
+    arrays = [np.asarray(frame.convert("RGB") if hasattr(frame, "convert") else frame) for frame in frames]
+    if len(shapes := {array.shape for array in arrays}) > 1:
+        raise ValueError(f"The frames of one clip must have one size, got {sorted(shapes)}: resize them to one.")
+    return np.stack(arrays)
 
 
 def _sample_array(frames: Any, metadata: VideoMetadata | None, rule: dict) -> tuple[Any, VideoMetadata]:

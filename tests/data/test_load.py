@@ -50,6 +50,14 @@ def test_a_broken_line_is_named(tmp_path):
         load_rows([tmp_path / "a.jsonl"])
 
 
+def test_a_broken_list_is_named_and_leading_space_is_not(tmp_path):
+    (tmp_path / "a.json").write_text("\ufeff\n [" + json.dumps(record(0)) + "]", encoding="utf-8")
+    assert len(load_rows([tmp_path / "a.json"])) == 1
+    (tmp_path / "b.json").write_text("[{]")
+    with pytest.raises(ValueError, match="b.json is not JSON"):
+        load_rows([tmp_path / "b.json"])
+
+
 def test_no_rows(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(ValueError, match="There are no rows in"):

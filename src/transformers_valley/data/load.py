@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """JSON and JSONL files to one `datasets.Dataset` of training rows. Clips stay paths until a batch is made of them."""
 
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from . import messages
 from .messages import to_row
 
 
@@ -59,17 +61,18 @@ def load_rows(files: Sequence[str | os.PathLike], media_root: str | os.PathLike 
         status = Path(file).stat()
         stamps.append((os.path.abspath(file), status.st_mtime_ns, status.st_size))
     root = None if media_root is None else os.path.abspath(media_root)
+    code = inspect.getsource(messages)
     try:
         return Dataset.from_generator(
-            _iter_rows, features=FEATURES, gen_kwargs={"stamps": [tuple(stamps)], "root": root}
+            _iter_rows, features=FEATURES, gen_kwargs={"stamps": [tuple(stamps)], "root": root, "code": code}
         )
     except Exception as error:
         # datasets wraps what the generator raises; the reader needs the cause.
         raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from None
 
 
-def _iter_rows(stamps: list[tuple], root: str | None) -> Iterator[dict[str, Any]]:
-    """Rows of all files. Size and time of the files are arguments so that the cache knows when they change."""
+def _iter_rows(stamps: list[tuple], root: str | None, code: str) -> Iterator[dict[str, Any]]:
+    """Rows of all files. Their size and time, and the code, are arguments so that the cache sees a change."""
     empty = True
     for file, _, _ in stamps[0]:
         for position, record in enumerate(_iter_records(Path(file))):
@@ -86,11 +89,14 @@ def _iter_rows(stamps: list[tuple], root: str | None) -> Iterator[dict[str, Any]
 
 
 def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        start = lines.read(1)
+    with file.open(encoding="utf-8-sig") as lines:
+        start = next((line for line in lines if line.strip()), "")
         lines.seek(0)
-        if start == "[":
-            yield from json.load(lines)
+        if start.lstrip().startswith("["):
+            try:
+                yield from json.load(lines)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file} is not JSON: {error}") from error
             return
         for number, line in enumerate(lines, start=1):
             if not line.strip():

@@ -58,15 +58,27 @@ def load_model_and_processor(
             Of the joined model; a checkpoint has its own.
         **model_kwargs:
             Passed to `from_pretrained` of a checkpoint (`dtype`, `attn_implementation`, `revision`, …); a joined model
-            takes `dtype` only.
+            takes the first two.
+
+    Raises:
+        ValueError: if a joined model is to be quantised, or made of a revision.
     """
+    model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
+    revision = model_kwargs.get("revision")
     if not vision_model_name_or_path:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
-        return model, AutoProcessor.from_pretrained(name_or_path)
+        return model, AutoProcessor.from_pretrained(name_or_path, revision=revision)
+    if not (model_kwargs.keys() <= {"dtype", "attn_implementation", "revision"}) or revision not in (None, "main"):
+        raise ValueError(
+            f"Models are joined from their main revision and unquantised, got {model_kwargs}. Join and save them "
+            "first, then start from the saved folder."
+        )
     parts = (vision_model_name_or_path, name_or_path)
     model = ValleyForConditionalGeneration.from_vision_text_pretrained(
         *parts, dtype=model_kwargs.get("dtype"), temporal_module=temporal_module
     )
+    if "attn_implementation" in model_kwargs:
+        model.set_attn_implementation(model_kwargs["attn_implementation"])
     return model, ValleyProcessor.from_vision_text_pretrained(*parts)
 
 
