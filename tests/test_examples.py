@@ -32,6 +32,29 @@ def test_sft_stays_short():
 
 
 @pytest.mark.slow
+def test_quickstart_learns_what_it_promises(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--output", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["accuracy"] >= 0.9 > report["chance"]
+    for kind in ("colour", "motion", "turn", "first colour", "last colour", "appear", "shape"):
+        row = report["by_question"][kind]
+        assert row["accuracy"] > row["chance"] and row["count"] > 50
+    assert all(values[-1] < values[0] for values in report["losses"].values()) and len(report["losses"]) == 2
+    assert report["seconds"] > 0
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+
+    clip = write_clip(tmp_path / "clip.mp4", 20, fps=10)
+    result = subprocess.run([*command, "--video", clip], capture_output=True, text=True)
+    assert "8 frames, at 0.00" in result.stdout and "knows coloured shapes and nothing else" in result.stdout
+    assert (tmp_path / "video.png").exists()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    result = subprocess.run([*command, "--video", str(tmp_path / "broken.mp4")], capture_output=True, text=True)
+    assert result.returncode == 1 and "broken.mp4" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_accelerate_launch_trains_and_saves(checkpoint, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 20, fps=10)
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "Bars."}]

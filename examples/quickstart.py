@@ -1,0 +1,456 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""A tiny Valley from nothing, in a few minutes on two CPU cores: clips, both training stages, answers, a picture.
+
+    python examples/quickstart.py                   # everything, into outputs/quickstart
+    python examples/quickstart.py --video clip.mp4  # then show a clip of yours to the model trained there
+
+Real Valleys join a CLIP and a LLaMA that others pretrained. Here both are tiny and pretrained in this script: the
+vision tower on pictures of coloured shapes, the language model on sentences about them. What follows is the real way:
+stage 1 and stage 2 through `examples/sft.py`, a checkpoint, a pipeline.
+"""
+
+import os
+import time
+
+
+START = time.perf_counter()
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # on two cores, threads that wait must not keep others from working
+
+import argparse
+import contextlib
+import json
+import random
+import shutil
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import sft
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from moving_shapes import (
+    CAPTION_QUESTION,
+    COLOURS,
+    SHAPES,
+    SIZE,
+    caption,
+    draw_frame,
+    draw_frames,
+    pointing,
+    questions,
+    random_clip,
+    write_video,
+)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import nn
+from tqdm import tqdm
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    pipeline,
+    set_seed,
+)
+from transformers.utils import logging
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor
+from transformers_valley.processing_valley import CHAT_TEMPLATE
+from transformers_valley.video_decoding import VideoDecodeError
+
+
+EXAMPLES = Path(__file__).parent
+TRAIN_CLIPS, TEST_CLIPS, NUM_FRAMES = 2400, 200, 8
+PATCH_SIZE, HIDDEN_SIZE = 16, 128
+MEAN, STD = [0.2] * 3, [0.25] * 3  # of the pictures: most of them is dark
+LABELS = [*COLOURS, *SHAPES]
+
+
+@contextlib.contextmanager
+def step(name: str):
+    """Says what is done, and how long it took."""
+    print(f"\n[{time.perf_counter() - START:4.0f} s] {name}", flush=True)
+    begin = time.perf_counter()
+    yield
+    print(f"         done in {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+# ---- 1. Clips, and what is asked about them -------------------------------------------------------------------------
+
+
+def make_clip(path: Path, seed: str, index: int) -> None:
+    write_video(path, draw_frames(random_clip(seed, index)))
+
+
+def chat(turns: list[tuple[str, str]], first_block: dict) -> list[dict]:
+    """Questions and answers as messages; what they are about stands before the first question."""
+    messages = []
+    for i, (question, answer) in enumerate(turns):
+        content = [*([first_block] if i == 0 else []), {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return messages
+
+
+def make_data(folder: Path, seed: int) -> list[tuple[Path, str, str, str]]:
+    """Writes the clips and the rows of both stages; returns (path, type, question, answer) of the held-out clips."""
+    worlds = {"train": TRAIN_CLIPS, "test": TEST_CLIPS}
+    jobs = [(folder / world / f"{i:05}.mp4", f"{seed} {world}", i) for world, n in worlds.items() for i in range(n)]
+    for world in worlds:
+        (folder / world).mkdir(parents=True)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        written = pool.map(make_clip, *zip(*jobs, strict=True), chunksize=50)
+        list(tqdm(written, total=len(jobs), desc="clips"))
+    with (folder / "captions.jsonl").open("w") as captions, (folder / "dialogues.jsonl").open("w") as dialogues:
+        for i in range(TRAIN_CLIPS):
+            clip, video = random_clip(f"{seed} train", i), {"type": "video", "path": f"train/{i:05}.mp4"}
+            about = [(question, answer) for _, question, answer in questions(clip, random.Random(f"{seed} {i}"))]
+            for file, turns in ((captions, [(CAPTION_QUESTION, caption(clip))]), (dialogues, about)):
+                file.write(json.dumps({"messages": chat(turns, video), "images": []}) + "\n")
+    return [
+        (folder / "test" / f"{i:05}.mp4", *asked)
+        for i in range(TEST_CLIPS)
+        for asked in questions(random_clip(f"{seed} test", i), random.Random(f"{seed} {i}"))
+    ]
+
+
+# ---- 2. A vision tower that knows shapes, a language model that knows words -----------------------------------------
+
+
+def labelled_pictures(indices: range) -> tuple[torch.Tensor, ...]:
+    """Single frames with what is on them: (names, place and pointing) of the picture, names of each patch."""
+    side = SIZE // PATCH_SIZE
+    centres = (np.arange(side) + 0.5) * PATCH_SIZE
+    pixels = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
+    names = np.zeros((len(indices), len(LABELS)), np.float32)
+    places = np.zeros((len(indices), 4), np.float32)
+    patches = np.zeros((len(indices), side, side, len(LABELS)), np.float32)
+    for row, index in enumerate(indices):
+        clip = random_clip("pictures", index)
+        shapes = clip.shapes_at(random.Random(index).random())
+        pixels[row] = draw_frame(shapes, clip.background)
+        for shape in shapes:
+            names[row, [LABELS.index(shape.colour), LABELS.index(shape.name)]] = 1
+            near = np.hypot(centres[:, None] - shape.y, centres - shape.x) < shape.radius + PATCH_SIZE / 4
+            patches[row, near] = names[row]
+            places[row] = shape.x / SIZE * 2 - 1, shape.y / SIZE * 2 - 1, *pointing(shape.angle)
+    pixels = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - MEAN[0]) / STD[0]
+    return pixels, *map(torch.from_numpy, (names, places, patches.reshape(len(indices), -1, len(LABELS))))
+
+
+def sinusoidal_grid(side: int, dim: int) -> torch.Tensor:
+    """Sines and cosines of row and column: a start from which positions are learned in seconds, not hours."""
+    rates = torch.pi / 2 / 10 ** (torch.arange(dim // 4) / (dim // 4))
+    angles = torch.arange(side)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)], dim=2).flatten(0, 1)
+
+
+def descend(modules: list[nn.Module], loss_of_step, steps: int, rate: float, name: str, line: int) -> None:
+    """Plain pretraining: AdamW on one core, the rate up and down once, and a progress bar."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
+    progress = tqdm(range(steps), desc=f"{name:>14}", position=line)
+    for i in progress:
+        loss = loss_of_step(i)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def pretrain_vision_tower(folder: Path, seed: int, steps: int = 600, batch_size: int = 64) -> None:
+    """Teaches a CLIP vision model colours, shapes, places and angles, at the layer that Valley reads."""
+    set_up(seed)
+    config = CLIPVisionConfig(
+        image_size=SIZE,
+        patch_size=PATCH_SIZE,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=4 * HIDDEN_SIZE,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+    )
+    tower = CLIPVisionModel(config)
+    with torch.no_grad():
+        grid = sinusoidal_grid(SIZE // PATCH_SIZE, HIDDEN_SIZE)
+        tower.get_parameter("embeddings.position_embedding.weight")[1:] = grid
+    frame_head, patch_head = nn.Linear(HIDDEN_SIZE, len(LABELS) + 4), nn.Linear(HIDDEN_SIZE, len(LABELS))
+
+    def loss_of_step(i: int) -> torch.Tensor:
+        pixels, names, places, patches = labelled_pictures(range(i * batch_size, (i + 1) * batch_size))
+        features = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        said = frame_head(features[:, 0])
+        of_frame = F.binary_cross_entropy_with_logits(said[:, :-4], names) + F.mse_loss(said[:, -4:], places)
+        return 2 * of_frame + F.binary_cross_entropy_with_logits(patch_head(features[:, 1:]), patches)
+
+    descend([tower, frame_head, patch_head], loss_of_step, steps, 3e-3, "vision tower", 0)
+    tower.save_pretrained(folder)
+    size, crop_size = {"shortest_edge": SIZE}, {"height": SIZE, "width": SIZE}
+    CLIPImageProcessor(size=size, crop_size=crop_size, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+
+
+def told_clips(count: int) -> list[list[dict]]:
+    """Chats about clips told in words: all that is asked can be read in the caption."""
+    chats = []
+    for i in range(count):
+        clip = random_clip("sentences", i)
+        about = [(question, answer) for _, question, answer in questions(clip, random.Random(i))]
+        chats.append(chat(about, {"type": "text", "text": caption(clip)}))
+    return chats
+
+
+def train_tokenizer(chats: list[list[dict]]) -> PreTrainedTokenizerFast:
+    """One token per word, with the space before it, or punctuation mark."""
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    texts = render_jinja_template(chats, chat_template=CHAT_TEMPLATE, eos_token="\n")[0]
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())})
+    vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizers.Lowercase(), split, decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHAT_TEMPLATE, **special)
+
+
+def pretrain_language_model(folder: Path, seed: int, steps: int = 150, batch_size: int = 32) -> None:
+    """Teaches a LLaMA the words, the form of a chat, and to answer from what stands before the question."""
+    set_up(seed)
+    chats = told_clips(steps * batch_size)
+    tokenizer = train_tokenizer(chats)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=3 * HIDDEN_SIZE,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.06,  # the usual 0.02 is meant for far wider layers
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    options = {"tokenize": True, "padding": True, "return_dict": True, "return_tensors": "pt"}
+
+    def loss_of_step(i: int) -> torch.Tensor:
+        rows = chats[i * batch_size : (i + 1) * batch_size]
+        batch = tokenizer.apply_chat_template(rows, return_assistant_tokens_mask=True, **options)
+        return model(labels=batch["input_ids"].masked_fill(batch.pop("assistant_masks") == 0, -100), **batch).loss
+
+    descend([model], loss_of_step, steps, 2e-3, "language model", 1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def pretrain(folder: Path, seed: int) -> tuple[Path, Path]:
+    """Both parts at once, each on a core of its own."""
+    vision, text = folder / "vision", folder / "text"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        parts = [pool.submit(pretrain_vision_tower, vision, seed), pool.submit(pretrain_language_model, text, seed)]
+        for part in parts:
+            part.result()
+    return vision, text
+
+
+# ---- 3. Valley ------------------------------------------------------------------------------------------------------
+
+
+def join(vision: Path, text: Path, folder: Path) -> Path:
+    """A Valley of the two, whose projector and temporal module know nothing yet."""
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    model = ValleyForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, tokenizer=tokenizer, temporal_module="transformer", temporal_intermediate_size=512
+    )
+    model.save_pretrained(folder)
+    ValleyProcessor.from_vision_text_pretrained(vision, tokenizer, num_frames=NUM_FRAMES).save_pretrained(folder)
+    return folder
+
+
+def train(stage: str, start: Path, rows: Path, folder: Path, **changes) -> list[float]:
+    """A stage of `examples/sft.py` with its own YAML, but for what a tiny model on two cores needs otherwise."""
+    changes = {
+        "model_name_or_path": start,
+        "vision_model_name_or_path": "",  # joined already
+        "data": rows,
+        "media_root": rows.parent,
+        "output_dir": folder,
+        "dtype": "float32",
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 16,
+        "dataloader_num_workers": 1,
+        "dataloader_pin_memory": False,
+        "save_strategy": "no",
+        "logging_steps": 5,
+        "report_to": "none",
+        **changes,
+    }
+    flags = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
+    trainer = sft.main(["--config", str(EXAMPLES / "configs" / f"{stage}.yaml"), *flags])
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+# ---- 4. Answers -----------------------------------------------------------------------------------------------------
+
+
+def ask(pipe, held_out: list[tuple[Path, str, str, str]], batch_size: int = 64) -> list[str]:
+    """Asks every question alone, about a clip the model has never seen."""
+    answers = []
+    for i in tqdm(range(0, len(held_out), batch_size), desc="questions"):
+        paths, _, asked, _ = zip(*held_out[i : i + batch_size], strict=True)
+        results = pipe(list(paths), list(asked), batch_size=batch_size, return_full_text=False)
+        answers += [result[0]["generated_text"] for result in results]
+    return answers
+
+
+def score(held_out: list[tuple[Path, str, str, str]], answers: list[str]) -> dict:
+    """Share of answers that are right to the letter, overall and per type of question.
+
+    Chance is what one gets by always giving the answer that is the most frequent one for the type.
+    """
+    by_question = {}
+    for kind in sorted({kind for _, kind, _, _ in held_out}):
+        pairs = [(answer, truth) for answer, (_, k, _, truth) in zip(answers, held_out, strict=True) if k == kind]
+        most_frequent = Counter(truth for _, truth in pairs).most_common(1)[0][1]
+        right = sum(answer == truth for answer, truth in pairs)
+        by_question[kind] = {
+            "accuracy": right / len(pairs),
+            "chance": most_frequent / len(pairs),
+            "count": len(pairs),
+        }
+    overall = {
+        name: sum(row[name] * row["count"] for row in by_question.values()) / len(held_out)
+        for name in ("accuracy", "chance")
+    }
+    return {**overall, "by_question": by_question}
+
+
+def frames_seen(pipe, clip: Path | str) -> tuple[np.ndarray, list[float]]:
+    """The frames as the model sees them, (T, SIZE, SIZE, 3) from 0 to 1, and their times in seconds."""
+    inputs = pipe.processor.video_processor(clip, return_metadata=True)
+    pixels = inputs["pixel_values_videos"][0] * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    return pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), inputs["video_metadata"][0].timestamps
+
+
+def draw_strip(axes, frames: np.ndarray, times: list[float], title: str) -> None:
+    """Frames side by side, their times below, a title above."""
+    gap = np.ones((frames.shape[1], 3, 3))
+    strip = np.concatenate([part for frame in frames for part in (frame, gap)][:-1], axis=1)
+    axes.imshow(strip, interpolation="nearest")
+    width = frames.shape[2] + gap.shape[1]
+    middles = [width * i + frames.shape[2] / 2 for i in range(len(frames))]
+    axes.set_xticks(middles, [f"{t:.1f} s" for t in times], size=7)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(title, size=8, loc="left")
+
+
+def draw_report(pipe, held_out, answers, losses: dict, figures: dict, path: Path, clips: int = 5) -> None:
+    """A contact sheet of some held-out clips with question and answer, and the loss of both stages."""
+    figure = Figure(figsize=(9, 10.5), layout="constrained")
+    sheet, curves = figure.subfigures(2, 1, height_ratios=[3, 1])
+    sheet.suptitle(
+        f"Clips the model has never seen: {figures['accuracy']:.1%} of answers right (chance {figures['chance']:.1%})"
+    )
+    for i, axes in enumerate(sheet.subplots(clips, 1)):
+        clip = held_out[0][0].with_name(f"{i * TEST_CLIPS // clips:05}.mp4")
+        lines = [
+            f"{question}  {answer}" + ("" if answer == truth else f"  (wrong: {truth})")
+            for answer, (path_, _, question, truth) in zip(answers, held_out, strict=True)
+            if path_ == clip
+        ]
+        half = (len(lines) + 1) // 2
+        title = "\n".join("     ".join(part) for part in (lines[:half], lines[half:]))
+        draw_strip(axes, *frames_seen(pipe, clip), title)
+    for axes, (stage, values) in zip(curves.subplots(1, 2), losses.items(), strict=True):
+        axes.plot([5 * (i + 1) for i in range(len(values))], values)
+        axes.set(title=stage, xlabel="step", ylabel="loss", ylim=(0, None))
+    figure.savefig(path, dpi=110)
+
+
+# ---- Everything in order --------------------------------------------------------------------------------------------
+
+
+def set_up(seed: int) -> None:
+    torch.set_num_threads(1)  # matrices this small gain nothing from a second core; a second process does
+    set_seed(seed)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def run(folder: Path, seed: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with step(f"write {TRAIN_CLIPS + TEST_CLIPS} clips of moving shapes"):
+        held_out = make_data(folder / "clips", seed)
+    with step("pretrain a tiny vision tower on pictures of shapes and a tiny language model on sentences about them"):
+        vision, text = pretrain(folder, seed)
+    start = join(vision, text, folder / "joined")
+    losses = {}
+    with step("stage 1 (align): projector and temporal module learn from captions"):
+        rows = folder / "clips" / "captions.jsonl"
+        losses["stage1_align"] = train("stage1_align", start, rows, folder / "stage1")
+    with step("stage 2 (instruct): and the language model, from questions and answers"):
+        rows = folder / "clips" / "dialogues.jsonl"
+        changes = {"num_train_epochs": 2, "learning_rate": 1e-3}  # 2e-5 is for a decoder that knows the world
+        losses["stage2_instruct"] = train("stage2_instruct", folder / "stage1", rows, folder / "checkpoint", **changes)
+    with step(f"ask {len(held_out)} questions about {TEST_CLIPS} clips it has never seen"):
+        pipe = pipeline("video-text-to-text", model=str(folder / "checkpoint"))
+        answers = ask(pipe, held_out)
+    figures = score(held_out, answers)
+    draw_report(pipe, held_out, answers, losses, figures, folder / "report.png")
+    report = {**figures, "seconds": round(time.perf_counter() - START, 1), "seed": seed, "losses": losses}
+    (folder / "report.json").write_text(json.dumps(report, indent=2))
+    print(f"\n{'question':<14}{'accuracy':>9}{'chance':>9}{'asked':>7}")
+    for kind, row in [*figures["by_question"].items(), ("all", {**figures, "count": len(held_out)})]:
+        print(f"{kind:<14}{row['accuracy']:>9.1%}{row['chance']:>9.1%}{row['count']:>7}")
+    print("Chance: always the answer that is most frequent for the question.")
+    print(f"\n{report['seconds']:.0f} s in all. Checkpoint, report.json and report.png are in {folder}.")
+
+
+def show(folder: Path, clip: str) -> None:
+    """Shows the model a clip, and people what the model saw."""
+    pipe = pipeline("video-text-to-text", model=str(folder / "checkpoint"))
+    frames, times = frames_seen(pipe, clip)
+    answer = pipe(clip, CAPTION_QUESTION, return_full_text=False)[0]["generated_text"]
+    figure = Figure(figsize=(9, 1.8), layout="constrained")
+    draw_strip(figure.subplots(), frames, times, f"{Path(clip).name}   {CAPTION_QUESTION}  {answer}")
+    figure.savefig(folder / "video.png", dpi=110)
+    print(f"\n{clip}: {len(times)} frames, at {', '.join(f'{t:.2f}' for t in times)} s")
+    print(f"{CAPTION_QUESTION}  {answer}")
+    print("This tiny model knows coloured shapes and nothing else: it says which of them a clip is most like.")
+    print(f"The frames it saw are in {folder / 'video.png'}.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="A tiny Valley from nothing.")
+    parser.add_argument("--video", help="a clip to show to the model, trained before if need be")
+    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    set_up(args.seed)
+    if not args.video or not (args.output / "checkpoint" / "model.safetensors").exists():
+        run(args.output, args.seed)
+    if args.video:
+        try:
+            show(args.output, args.video)
+        except VideoDecodeError as error:
+            sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
