@@ -1,10 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import json
+
 import pytest
 import torch
 from clips import write_clip
 from PIL import Image
-from tiny import NUM_PATCHES, random_frames, tiny_processor, tiny_tokenizer
-from transformers import AutoProcessor
+from tiny import NUM_PATCHES, random_frames, tiny_processor, tiny_tokenizer, tiny_valley
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoProcessor, LlamaTokenizer
 
 from transformers_valley import ValleyProcessor
 from transformers_valley.configuration_valley import SPECIAL_TOKENS
@@ -110,6 +113,33 @@ def test_a_prompt_is_a_token_prefix_of_its_training_row(processor):
     prompt = processor.apply_chat_template(chat[:1], **TENSORS, add_generation_prompt=True)["input_ids"][0].tolist()
     row = processor.apply_chat_template(chat, **TENSORS)["input_ids"][0].tolist()
     assert row[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("add_bos_token", [True, False])
+def test_llama_tokenizers_start_once_and_learn_whole_answers(add_bos_token):
+    """SentencePiece style tokens carry the space before a word, and may add a start token of their own."""
+    tokenizer = llama_tokenizer(add_bos_token=add_bos_token)
+    tiny_valley(tokenizer=tokenizer)
+    processor = tiny_processor(tokenizer)
+    chat = [user(video(3), "What?"), assistant("A red circle.")]
+    prompt = processor.apply_chat_template(chat[:1], **TENSORS, add_generation_prompt=True)["input_ids"][0].tolist()
+    row = processor.apply_chat_template(chat, **TENSORS, return_assistant_tokens_mask=True)
+    ids = row["input_ids"][0]
+    assert ids.tolist()[: len(prompt)] == prompt
+    assert ids.tolist().count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    assert processor.decode(ids[row["assistant_masks"][0].bool()]).strip() == "A red circle.</s>"
+
+
+def llama_tokenizer(**kwargs):
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=380, special_tokens=special, show_progress=False)
+    bpe.train_from_iterator(
+        ["### Human: What? ### Assistant: A red circle. You are Valley, an assistant."] * 3, trainer
+    )
+    model = json.loads(bpe.to_str())["model"]
+    return LlamaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], **kwargs)
 
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)

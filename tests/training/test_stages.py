@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from trl import ModelConfig, SFTConfig, TrlParser
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from transformers_valley.training import ValleyArguments, set_trainable
+from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable
 
 
 CONFIGS = Path(sft.__file__).parent / "configs"
@@ -173,6 +173,12 @@ def without_dropout(checkpoint, folder):
     return folder / "no_dropout"
 
 
+def test_models_are_not_joined_under_zero3(monkeypatch):
+    monkeypatch.setattr("transformers_valley.training.stages.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="cannot be joined under DeepSpeed ZeRO-3.*Join and save them first"):
+        load_model_and_processor("text", "vision")
+
+
 @pytest.mark.parametrize("config", ["stage1_align", "stage2_instruct", "stage2_lora"])
 def test_configs_hold_table_6(config):
     parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
@@ -192,10 +198,11 @@ def test_configs_hold_table_6(config):
     assert model.use_peft == (config == "stage2_lora")
 
 
-def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path):
+def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):
     flags = arguments("stage2_instruct.yaml", checkpoint, rows, tmp_path / "out", lerning_rate=1)
-    with pytest.raises((ValueError, SystemExit)):
+    with pytest.raises((ValueError, SystemExit)) as error:
         sft.main(flags)
+    assert "lerning_rate" in str(error.value) + capsys.readouterr().err
 
 
 # --- set_trainable ---

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..modeling_valley import ValleyForConditionalGeneration
 from ..processing_valley import ValleyProcessor
@@ -61,7 +62,7 @@ def load_model_and_processor(
             takes the first two.
 
     Raises:
-        ValueError: if a joined model is to be quantised, or made of a revision.
+        ValueError: if a joined model is to be quantised, made of a revision, or joined under DeepSpeed ZeRO-3.
     """
     model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
     revision = model_kwargs.get("revision")
@@ -72,6 +73,11 @@ def load_model_and_processor(
         raise ValueError(
             f"Models are joined from their main revision and unquantised, got {model_kwargs}. Join and save them "
             "first, then start from the saved folder."
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "Two models cannot be joined under DeepSpeed ZeRO-3, which has spread their weights already. Join and "
+            "save them first, then start from the saved folder with vision_model_name_or_path empty."
         )
     parts = (vision_model_name_or_path, name_or_path)
     model = ValleyForConditionalGeneration.from_vision_text_pretrained(
