@@ -109,7 +109,7 @@ def random_clip(seed: str | int, index: int) -> Clip:
     appears = rng.uniform(0.2, 0.4) if rng.random() < 0.4 else 0.0
     changes = rng.uniform(appears + 0.2, 0.8)
     shape = Shape(name, colour, x, y, radius, angle)
-    return Clip(shape, background, way, distance, appears, next_colour if rng.random() < 0.5 else None, changes)
+    return Clip(shape, background, way, distance, appears, next_colour if rng.random() < 0.65 else None, changes)
 
 
 def draw_frame(shapes: list[Shape], background: int, scale: int = 3) -> np.ndarray:
