@@ -106,8 +106,8 @@ def random_clip(seed: str | int, index: int) -> Clip:
         along = rng.uniform(radius + distance / 2, SIZE - radius - distance / 2)
         across = rng.uniform(radius, SIZE - radius)
         x, y = (along, across) if way in ("left", "right") else (across, along)
-    appears = rng.uniform(0.2, 0.4) if rng.random() < 0.4 else 0.0
-    changes = rng.uniform(appears + 0.2, 0.8)
+    appears = rng.uniform(0.2, 0.35) if rng.random() < 0.4 else 0.0
+    changes = rng.uniform(0.6, 0.8)  # towards the end
     shape = Shape(name, colour, x, y, radius, angle)
     return Clip(shape, background, way, distance, appears, next_colour if rng.random() < 0.65 else None, changes)
 
