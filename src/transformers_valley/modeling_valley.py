@@ -235,7 +235,7 @@ class ValleyModel(ValleyPreTrainedModel):
 
     def _drop_unused_vision_layers(self):
         """Stop the vision tower at the layer whose features are used: what follows is neither kept nor computed."""
-        num_layers = getattr(self.config.vision_config, "num_hidden_layers", None)
+        num_layers = self.config.vision_config.num_hidden_layers
         stacks = {
             name: module
             for name, module in self.vision_tower.named_modules()
