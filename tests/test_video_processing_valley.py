@@ -1,7 +1,9 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import io
+import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from clips import write_clip
 from PIL import Image
 from tiny import random_frames
 
-from transformers_valley import ValleyVideoProcessor
-from transformers_valley.video_decoding import VideoDecodeError, VideoSegment
+from transformers_valley import ValleyVideoProcessor, video_processing_valley
+from transformers_valley.video_decoding import VideoDecodeError, VideoSegment, sample_video
 from transformers_valley.video_processing_valley import flatten_clips
 
 
@@ -226,3 +228,96 @@ def test_clips_that_cannot_be_stacked_say_why():
         ValleyVideoProcessor(do_center_crop=False)(
             [random_frames(2, size=40), torch.zeros(2, 3, 40, 80, dtype=torch.uint8)]
         )
+
+
+def pillow_way(frames, short_side, resample):
+    """uint8 frames (T, 3, H, W) resized and cropped by Pillow to (T, 3, 224, 224), as the code of 2023 did."""
+    prepared = []
+    for frame in frames:
+        image = Image.fromarray(frame.permute(1, 2, 0).numpy())
+        width, height = image.size
+        scale = short_side / min(width, height)
+        image = image.resize((int(width * scale), int(height * scale)), resample)
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        prepared.append(np.asarray(image.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1))
+    return np.stack(prepared).astype(float)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (240, 426), (200, 120), (640, 360)])
+@pytest.mark.parametrize(
+    "short_side, resample", [(224, Image.Resampling.BICUBIC), (256, Image.Resampling.BILINEAR)], ids=["clip", "2023"]
+)
+def test_pixels_from_a_file_are_those_of_pillow(short_side, resample, size, tmp_path):
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    wave = np.stack([np.sin(x / 5), np.cos(y / 4), np.sin((x + y) / 7)], -1)
+    noise = np.random.default_rng(0).integers(-60, 60, (size[1] // 8, size[0] // 8, 3)).repeat(8, 0).repeat(8, 1)
+    picture = (127 + 90 * wave).clip(0, 255).astype(np.uint8)
+    picture[: noise.shape[0], : noise.shape[1]] = (127 + noise).astype(np.uint8)
+    path = write_clip(tmp_path / "clip.mp4", [picture] * 3, fps=1, options={"crf": "1"})
+    processor = ValleyVideoProcessor(size={"shortest_edge": short_side}, resample=resample, do_normalize=False)
+    ours = processor(path, fps=1, return_tensors="pt")["pixel_values_videos"][0].numpy() * 255
+    difference = np.abs(ours - pillow_way(sample_video(path, fps=1).frames, short_side, resample))
+    assert difference.max() <= 1 + 1e-3 or (difference > 1 + 1e-3).mean() < 1e-4  # torch rounds twice
+    assert difference.mean() < 0.02
+
+
+def test_large_frames_never_pile_up(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "wide.mp4", 20, fps=1, width=640, height=360)
+    sampled = []
+    monkeypatch.setattr(
+        video_processing_valley,
+        "sample_video",
+        lambda *args, **kwargs: sampled.append(sample_video(*args, **kwargs)) or sampled[-1],
+    )
+    for settings in ({}, {"size": {"shortest_edge": 256}, "resample": 2}, {"size": {"height": 224, "width": 224}}):
+        process(path, fps=1, **settings)
+        assert min(sampled[-1].frames.shape[2:]) in (224, 256)
+
+
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 5])
+def test_a_batch_is_the_same_with_any_number_of_threads(num_threads, clip, frame_folder):
+    clips = [clip, VideoSegment(clip, 1.0, 4.0), frame_folder, random_frames(3), clip]
+    inputs = process(clips, num_threads=num_threads)
+    assert inputs["video_num_frames"].tolist() == [3, 2, 11, 3, 3]
+    for row, one in enumerate(clips):
+        expected = process([one], num_threads=1)["pixel_values_videos"][0]
+        assert torch.equal(inputs["pixel_values_videos"][row, : len(expected)], expected)
+
+
+def test_clips_are_decoded_side_by_side(clip, monkeypatch):
+    together = threading.Barrier(3, timeout=20)
+
+    def wait_for_the_others(*args, **kwargs):
+        together.wait()
+        return sample_video(*args, **kwargs)
+
+    monkeypatch.setattr(video_processing_valley, "sample_video", wait_for_the_others)
+    assert process([clip] * 3, num_threads=3)["video_num_frames"].tolist() == [3, 3, 3]
+
+
+def test_the_first_bad_clip_of_a_batch_is_named(clip, tmp_path):
+    with pytest.raises(VideoDecodeError, match="first.mp4"):
+        process([clip, tmp_path / "first.mp4", clip, tmp_path / "second.mp4"], num_threads=2)
+
+
+def test_partial_gives_the_good_frames_of_a_damaged_clip(clip, tmp_path):
+    data = bytearray(Path(clip).read_bytes())
+    with av.open(clip) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    for packet in packets[16:24]:  # up to a keyframe
+        data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    with pytest.raises(VideoDecodeError, match="1 of the 3 frames wanted are damaged, the first one at 2.0 s"):
+        process(tmp_path / "damaged.mp4")
+    inputs = process(tmp_path / "damaged.mp4", on_error="partial", return_metadata=True)
+    assert inputs["video_num_frames"].tolist() == [2]
+    assert inputs["video_metadata"][0].timestamps == [0, 4]
+    assert torch.equal(inputs["pixel_values_videos"][0], process(clip)["pixel_values_videos"][0, [0, 2]])
+
+
+def test_a_sampled_video_keeps_its_frames_and_times(clip):
+    sampled = sample_video(clip, fps=2, size=224)
+    inputs = process([sampled, sampled], return_metadata=True)
+    assert inputs["video_num_frames"].tolist() == [12, 12]
+    assert inputs["video_metadata"][1].timestamps == sampled.timestamps
+    torch.testing.assert_close(inputs["pixel_values_videos"][0], process(clip, fps=2)["pixel_values_videos"][0])

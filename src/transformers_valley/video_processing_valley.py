@@ -2,8 +2,11 @@
 """`ValleyVideoProcessor`: clips in any form to `pixel_values_videos` (videos, T max, 3, H, W) and their lengths."""
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from transformers.utils import TensorType, auto_docstring
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, is_valid_video, make_batched_metadata
 
-from .video_decoding import VideoSegment, sample_video, uniform_indices
+from .video_decoding import SampledVideo, VideoSegment, available_threads, sample_video, uniform_indices
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -25,9 +28,16 @@ class ValleyVideoProcessorKwargs(VideosKwargs, total=False):
     """
     max_frames (`int`, *optional*):
         Most frames taken of one clip when sampling by `fps`; a longer clip is sampled evenly over its whole length.
+    on_error (`str`, *optional*, defaults to `"raise"`):
+        What a damaged clip leads to: `"raise"`, an error, or `"partial"`, a warning and its good frames alone.
+    num_threads (`int`, *optional*):
+        Decoders that work side by side, on several clips or within one. By default as many as torch has threads, and
+        one in a worker of a `DataLoader`.
     """
 
     max_frames: int | None
+    on_error: Literal["raise", "partial"] | None
+    num_threads: int | None
 
 
 @dataclass
@@ -84,6 +94,8 @@ class ValleyVideoProcessor(BaseVideoProcessor):
     fps = 0.5
     num_frames = None
     max_frames = 256
+    on_error = "raise"
+    num_threads = None
     valid_kwargs = ValleyVideoProcessorKwargs
     model_input_names = ["pixel_values_videos", "video_num_frames"]
 
@@ -97,41 +109,52 @@ class ValleyVideoProcessor(BaseVideoProcessor):
             One clip, a list, or a list of lists (one per sample). A clip is a path, `pathlib.Path`, http(s) URL,
             bytes, binary file object, folder of frames, torchcodec decoder, `datasets.Video` value, list of frames, or
             an array or tensor of shape `(T, 3, H, W)` or `(T, H, W, 3)`. Frames that are already decoded and whose
-            rate is not known (no `video_metadata`) are kept as they are, unless `num_frames` is given.
+            rate is not known (no `video_metadata`) are kept as they are, unless `num_frames` is given; those of a
+            `SampledVideo` always are.
 
         Returns:
             `pixel_values_videos`, `(videos, T max, 3, H, W)` float32, zero padded at the end of time, and
             `video_num_frames`, `(videos,)` int64, the frames of each clip.
 
         Raises:
-            VideoDecodeError: if a file cannot be decoded; it names the file and the reason.
+            VideoDecodeError: if a file cannot be decoded or is damaged; it names the file and the reason.
             ValueError: if `fps` and `num_frames` are both given, or a value makes no sense.
         """
         kwargs = _one_sampling_rule(kwargs)
-        rule = {
-            name: kwargs[name] if name in kwargs else getattr(self, name)
-            for name in ("fps", "num_frames", "max_frames", "do_sample_frames", "do_rescale")
-        }
+        rule = {name: kwargs[name] if name in kwargs else getattr(self, name) for name in _SAMPLING}
         clips = flatten_clips(videos)
         if not clips:
             raise ValueError("There is no clip in the videos given: pass at least one.")
         given = kwargs.pop("video_metadata", None)
         given = [None] * len(clips) if given is None else make_batched_metadata(clips, given)
-        loaded = [
-            self._load_clip(clip, metadata, self._decoded_size(kwargs), **rule)
-            for clip, metadata in zip(clips, given, strict=True)
-        ]
+        threads = self._given(kwargs, "num_threads") or available_threads()
+        load = partial(
+            self._load_clip,
+            do_rescale=self._given(kwargs, "do_rescale"),
+            rule=rule if self._given(kwargs, "do_sample_frames") else {"num_frames": "all"},
+            transform=self._frame_resizer(kwargs),
+            on_error=self._given(kwargs, "on_error"),
+            num_threads=max(1, threads // len(clips)),
+        )
+        with ThreadPoolExecutor(min(threads, len(clips))) as pool:  # decoders work outside Python's lock
+            try:
+                loaded = list(pool.map(load, clips, given))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the first bad clip is enough
+                raise
         frames, metadata = map(list, zip(*loaded, strict=True))
         return super().preprocess(frames, **{**kwargs, "video_metadata": metadata, "do_sample_frames": False})
+
+    def _given(self, kwargs: dict, name: str) -> Any:
+        return kwargs[name] if kwargs.get(name) is not None else getattr(self, name)
 
     def _load_clip(
         self,
         clip: Any,
         metadata: VideoMetadata | None,
-        size: int | None,
-        do_sample_frames: bool,
         do_rescale: bool,
-        **rule: Any,
+        rule: dict,
+        **options: Any,
     ) -> tuple[Any, VideoMetadata]:
         """One clip of any form to its sampled frames (a 4-D array or tensor) and their description."""
         if isinstance(clip, VideoSegment) and (clip.start, clip.end) == (None, None):
@@ -144,22 +167,21 @@ class ValleyVideoProcessor(BaseVideoProcessor):
                     f"The frames of a clip are {clip.dtype}, expected uint8 from 0 to 255. Convert them, or pass "
                     "do_rescale=False for frames that are floats from 0 to 1 already."
                 )
-            return _sample_array(clip, metadata, rule if do_sample_frames else {})
-        sampled = sample_video(clip, size=size, **(rule if do_sample_frames else {"num_frames": "all"}))
+            return _sample_array(clip, metadata, rule)
+        sampled = clip if isinstance(clip, SampledVideo) else sample_video(clip, **rule, **options)
         return sampled.frames, ValleyVideoMetadata(**sampled.metadata, frame_timestamps=sampled.timestamps)
 
-    def _decoded_size(self, kwargs: dict) -> int | None:
-        """Short side at which frames may leave the decoder, so that large frames never pile up.
+    def _frame_resizer(self, kwargs: dict) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What resizes frames as they leave the decoder, so that large ones never pile up.
 
-        Only where the decoder resizes as this processor would; else frames come in their own size.
+        It is this processor's own resizing, which then finds nothing left to do; `None` where it might.
         """
-        do_resize, size, resample = (
-            kwargs[name] if kwargs.get(name) is not None else getattr(self, name)
-            for name in ("do_resize", "size", "resample")
-        )
-        if do_resize and resample == PILImageResampling.BICUBIC and isinstance(size, dict | type(self.size)):
-            return size.get("shortest_edge") if size.get("longest_edge") is None else None
-        return None
+        names = ("size", "resample", "default_to_square", "crop_size")
+        settings = self._standardize_kwargs(**{name: self._given(kwargs, name) for name in names})
+        size = settings["size"]
+        if not self._given(kwargs, "do_resize") or size is None or size.max_height:
+            return None
+        return partial(self.resize, size=size, resample=settings["resample"])
 
     def _preprocess(
         self, videos: list[torch.Tensor], return_tensors: str | TensorType | None = None, **kwargs: Any
@@ -178,9 +200,12 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data, tensor_type=return_tensors)
 
 
+_SAMPLING = ("fps", "num_frames", "max_frames")
+
+
 def _one_sampling_rule(kwargs: dict) -> dict:
     """A given `num_frames` replaces the default `fps` and the other way round; both at once is a contradiction."""
-    for name in ("fps", "num_frames", "max_frames"):
+    for name in _SAMPLING:
         value = kwargs.get(name)
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value}.")
@@ -213,7 +238,7 @@ def _sample_array(frames: Any, metadata: VideoMetadata | None, rule: dict) -> tu
         )
     indices = np.arange(len(frames))
     rate = metadata.fps if metadata is not None else None
-    if rule.get("num_frames") is not None:
+    if rule.get("num_frames") not in (None, "all"):
         indices = uniform_indices(len(frames), rule["num_frames"])
     elif rule.get("fps") is not None and rate:
         times = np.arange(0, len(frames) / rate, 1 / rule["fps"])

@@ -1,0 +1,832 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Frames out of video files with PyAV: only the groups of pictures that hold a wanted frame are decoded.
+
+In goes an open file and the moments to look at, in ticks of its clock; out come RGB pictures, one per row.
+Packets tell their times and keyframes before a picture is decoded, so one forward pass with seeks is enough.
+"""
+
+import bisect
+import contextlib
+import io
+import itertools
+import logging
+import math
+import os
+import threading
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from .video_sources import VideoDecodeError
+
+
+__all__ = ["Clip", "Rows", "Timeline", "decode"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 8192 * 8192  # of one picture; a header may claim more than any memory holds
+MAX_PACKETS = 5_000_000  # 23 hours at 60 frames a second
+MAX_HELD_BYTES = 64 * 1024**2  # packets kept undecoded in the hope that a keyframe makes them unnecessary
+MAX_DECODERS_BYTES = 120 * 1024**2  # pictures inside all decoders of one clip, about
+BYTES_PER_PIXEL_IN_A_DECODER = 21  # ten YUV pictures for reference and reordering, two of RGB on their way out
+MIN_WORTH_SPLITTING = 60e6  # pixels to decode: about a tenth of a second on one core
+TICK_TOLERANCE = 1e-3  # of a tick: float seconds must not fall just short of the frame they name
+MAX_PIXEL_ASPECT = 10  # width of a pixel over its height, or the reverse; more is a damaged header
+TIMES_KEPT = 64  # packets by time in a decoder; no codec reorders more than 16 pictures
+LARGEST_STEP_BACK = 1.0  # seconds; where decode times go back further, two clocks were glued together
+
+# FFmpeg's converter refuses all others, among them "reserved", which cameras write; unspecified is taken as BT.601.
+CONVERTED_COLORSPACES = (0, 1, 2, 4, 5, 6, 7, 9)
+UNSPECIFIED_COLORSPACE = 2
+# Colours between the stored ones are interpolated, as on a screen: FFmpeg's quick way is 1 to 2 grey levels off.
+FAITHFUL = "bicubic+full_chroma_int+full_chroma_inp+accurate_rnd"
+
+# Containers that hold their own pictures. Playlists (hls, dash, concat) and image patterns open other files.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,nut,wtv,rm,dv,ivf,"
+    "swf,h264,hevc,vvc,av1,obu,m4v,mjpeg,vc1,yuv4mpegpipe,wav,mp3,flac,aac"
+)
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"  # its index lists every packet
+# Their index of keyframes is complete and cheap to seek in.
+INDEXED_CONTAINERS = (MOV, "matroska,webm", "avi")
+
+
+class Clip:
+    """The video stream of one open file: its packets in decode order, and what the container knows.
+
+    Args:
+        source (`str` or binary file): what to open.
+        name (`str`): what to call it in messages.
+
+    Raises:
+        `VideoDecodeError`: it is no video, or claims what no memory holds.
+    """
+
+    def __init__(self, source: str | BinaryIO, name: str):
+        self.source, self.name = source, name
+        self.container = None
+        self.open()
+        self.indexed = self.container.format.name in INDEXED_CONTAINERS
+        self.delay = 0  # of the first picture after its time in the index
+        self.encrypted = False  # as far as read
+        self.lead_in = 0  # packets before the first keyframe, where they were counted
+        # A raw stream has no times, and AVI has none that fit pictures displayed out of order.
+        self.untimed = self.container.format.name == "avi" and self.codec.name in ("h264", "hevc")
+
+    def open(self) -> None:
+        """Opens the file, or opens it again to read from its beginning."""
+        import av
+        from av.stream import Discard
+
+        self.close()
+        if not isinstance(self.source, str):
+            self.source.seek(0)
+        file = f"file:{self.source}" if isinstance(self.source, str) else self.source
+        limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        limited_codec = {"max_pixels": str(MAX_PIXELS)}
+        try:
+            self.container = av.open(
+                file, options=limited_codec, container_options=limits, metadata_errors="ignore", mode="r"
+            )
+        except av.FFmpegError as error:
+            raise VideoDecodeError(self.name, self._why_not_opened(error)) from error
+        self.stream = self._choose_stream()
+        for other in self.container.streams:
+            if other.index != self.stream.index:
+                other.discard = Discard.all
+        self.codec = self.stream.codec_context
+        self.codec.thread_count = 1  # few pictures are decoded in a row: threads cost more than they bring
+        self.codec.options = limited_codec
+        self.rate = self.stream.average_rate or self.stream.guessed_rate
+
+    def another(self) -> "Clip | None":
+        """Opens the file a second time, to read at two places at once; a shared file object cannot be."""
+        if not isinstance(self.source, str | io.BytesIO):
+            return None
+        source = self.source if isinstance(self.source, str) else io.BytesIO(self.source.getvalue())
+        clip = Clip(source, self.name)
+        clip.seek(0)  # Matroska reads its index at the first seek
+        clip.indexed, clip.delay, clip.untimed = self.indexed, self.delay, self.untimed
+        return clip
+
+    def _size(self) -> int:
+        return os.path.getsize(self.source) if isinstance(self.source, str) else self.source.seek(0, io.SEEK_END)
+
+    def _why_not_opened(self, error: Exception) -> str:
+        if self._size() == 0:
+            return "the file is empty."
+        return f"not a video, or its header is damaged or missing (FFmpeg: {error.strerror})."
+
+    def _choose_stream(self) -> Any:
+        from av.stream import Disposition
+
+        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise VideoDecodeError(self.name, "it has no video stream.")
+        best = self.container.streams.best("video")
+        stream = next((s for s in streams if s is best), streams[0])
+        if stream.codec_context is None:
+            raise VideoDecodeError(self.name, "there is no decoder for its codec.")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise VideoDecodeError(
+                self.name, f"it claims {stream.width}x{stream.height} pixels; the limit is {MAX_PIXELS}."
+            )
+        return stream
+
+    def packets(self) -> Iterator[Any]:
+        """Gives the packets from where the file stands to its end, or to where it cannot be read any further."""
+        import av
+
+        try:
+            for count, packet in enumerate(self.container.demux(self.stream)):
+                if count > MAX_PACKETS:
+                    raise VideoDecodeError(self.name, f"it has more than {MAX_PACKETS} packets.")
+                if packet.size:  # an empty packet would end the decoder's work
+                    yield packet
+        except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end of a file that gained a stream
+            logger.debug("%s: reading ends early: %s", self.name, error)
+
+    def seek(self, timestamp: int) -> Iterator[Any]:
+        """Gives the packets from the keyframe at or before an index time on."""
+        import av
+
+        try:
+            self.container.seek(timestamp, stream=self.stream)
+        except av.FFmpegError:
+            return iter(())
+        return self.packets()
+
+    def learn_delay(self, first_pts: int) -> None:
+        """Compares the first picture's time with the index, which in some containers holds decode times."""
+        entries = self.stream.index_entries
+        self.indexed = self.indexed and len(entries) > 0
+        self.delay = first_pts - entries[0].timestamp if self.indexed else 0
+
+    def is_hidden(self, packet: Any) -> bool:
+        """Whether a packet's picture is never displayed: cut away by an edit list, or a VP8 picture to refer to."""
+        return packet.is_discard or (self.codec.name == "vp8" and not memoryview(packet)[0] & 0x10)
+
+    def skips_unreferenced(self) -> bool:
+        """Whether the decoder can leave out exactly the pictures that no other picture needs."""
+        if self.codec.name == "hevc":  # exact with one temporal layer, which only an hvcC header tells
+            header = self.codec.extradata or b""
+            return len(header) > 21 and header[0] == 1 and (header[21] >> 3) & 7 == 1
+        return self.codec.name in ("h264", "mpeg1video", "mpeg2video")
+
+    def pixel_aspect(self) -> Fraction:
+        """Gives the width of a displayed pixel over its height."""
+        aspect = self.stream.sample_aspect_ratio
+        return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
+
+    def declared_seconds(self) -> float | None:
+        """Gives how long the header says it lasts, if it does."""
+        seconds = float((self.stream.duration or 0) * self.stream.time_base)
+        if self.stream.frames and self.stream.average_rate:  # FFmpeg shortens the duration of an AVI that is cut off
+            seconds = max(seconds, float(self.stream.frames / self.stream.average_rate))
+        return seconds or (self.container.duration or 0) / 10**6 or None
+
+    def is_cut_off(self) -> bool:
+        """Whether the file is shorter than its own index or header says."""
+        size = self._size()
+        entries = self.stream.index_entries
+        if self.container.format.name == MOV:
+            return len(entries) > 0 and entries[-1].pos + entries[-1].size > size
+        if isinstance(self.source, str):
+            with open(self.source, "rb") as file:
+                head = file.read(128)
+        else:
+            self.source.seek(0)
+            head = self.source.read(128)
+        return _declared_bytes(head) > size + 1024  # some writers miscount their last bytes
+
+    def close(self) -> None:
+        if self.container is not None:
+            self.container.close()
+
+
+def _declared_bytes(head: bytes) -> int:
+    """Gives how long an AVI or Matroska file says it is, from its first bytes; 0 where it does not."""
+    if head[:4] == b"RIFF":
+        size = int.from_bytes(head[4:8], "little")
+        return 0 if size == 0xFFFFFFFF else size + 8
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return 0
+    length, body = _matroska_number(head, 4)
+    if length is None or head[body + length : body + length + 4] != b"\x18\x53\x80\x67":  # the segment
+        return 0
+    size, body = _matroska_number(head, body + length + 4)
+    return 0 if size is None else body + size
+
+
+def _matroska_number(data: bytes, position: int) -> tuple[int | None, int]:
+    """Reads a number whose first set bit tells its length in bytes; all bits set means unknown."""
+    first = data[position] if position < len(data) else 0
+    if not first:
+        return None, position
+    length = 9 - first.bit_length()
+    bits = 7 * length
+    number = int.from_bytes(data[position : position + length], "big") & ((1 << bits) - 1)
+    return (None if number == (1 << bits) - 1 else number), position + length
+
+
+@dataclass
+class Timeline:
+    """When a clip begins and ends, in ticks.
+
+    Attributes:
+        first, last, stop (`int`): when the first and the last frame appear, and when the last one disappears.
+        tick_seconds (`Fraction`): seconds of a tick.
+        shown (sequence of `int`, *optional*): when each frame appears, where they were counted.
+        assumed (`bool`): `shown` follows from a constant rate and was not read.
+    """
+
+    first: int
+    last: int
+    stop: int
+    tick_seconds: Fraction
+    shown: np.ndarray | range | None = None
+    assumed: bool = False
+
+    @classmethod
+    def read(cls, clip: Clip, count: bool) -> "Timeline":
+        """Looks at the packets, decoding nothing: both ends where the index allows, else all of them.
+
+        With `count`, `shown` is filled in.
+        """
+        timeline = cls._read_ends(clip) if clip.indexed and not clip.untimed else None
+        if timeline and count:
+            timeline = timeline._with_index(clip)
+        return timeline or cls.read_all(clip, count)
+
+    @classmethod
+    def _read_ends(cls, clip: Clip) -> "Timeline | None":
+        tick = clip.stream.time_base
+        length = clip.stream.duration or (clip.container.duration and int(clip.container.duration / 10**6 / tick))
+        head = list(_Facts.until_known(clip, clip.packets()))
+        if not length or not _Facts.usable(head):
+            return None
+        first = _Facts.shown(head)[0].pts
+        tail = [_Facts.of(clip, packet) for packet in clip.seek(first + length)]
+        if not _Facts.usable(tail) or not tail[0].key:
+            return None
+        clip.learn_delay(head[0].pts)
+        last = _Facts.shown(tail)[-1]
+        return cls(first, last.pts, last.end(clip), tick)
+
+    def _with_index(self, clip: Clip) -> "Timeline | None":
+        """Counts frames of a constant rate in an index that lists them all, without reading the file."""
+        if clip.container.format.name != MOV:
+            return None
+        times = [entry.timestamp for entry in clip.stream.index_entries if not entry.is_discard]
+        step, rest = divmod(self.last - self.first, max(1, len(times) - 1))
+        if step <= 0 or rest or any(after - before != step for before, after in itertools.pairwise(times)):
+            return None
+        self.shown, self.assumed = range(self.first, self.last + 1, step), True
+        return self
+
+    @classmethod
+    def read_all(cls, clip: Clip, count: bool) -> "Timeline":
+        """Reads all packets; frames that cannot be told apart by their time are counted as they are decoded."""
+        clip.open()
+        clip.lead_in = total = 0
+        key, last, clock, usable, times = None, None, -math.inf, not clip.untimed, array("q")
+        for packet in clip.packets():
+            fact = _Facts.of(clip, packet)
+            if key is None and not fact.key:
+                clip.lead_in += 1
+                continue
+            key, total = key or fact, total + 1
+            if fact.dts is not None:
+                usable = usable and (fact.dts - clock) * clip.stream.time_base >= -LARGEST_STEP_BACK
+                clock = fact.dts
+            usable = usable and fact.pts is not None
+            if usable and not fact.hidden and fact.pts >= key.pts:
+                times.append(fact.pts)
+                last = fact if last is None or fact.pts >= last.pts else last
+        if not total:  # no keyframe is marked as one
+            total, clip.lead_in = clip.lead_in, 0
+        if not total:
+            raise VideoDecodeError(clip.name, "it holds no pictures; the file is probably cut off.")
+        shown = np.unique(np.frombuffer(times, dtype=np.int64))
+        if not usable or last is None or (count and len(shown) < len(times)):  # an order, and times by the rate alone
+            clip.untimed = True
+            clip.rate = clip.stream.guessed_rate or clip.stream.average_rate or Fraction(25)
+            return cls(0, total - 1, total, 1 / Fraction(clip.rate), range(total))
+        clip.learn_delay(key.pts)
+        return cls(int(shown[0]), int(shown[-1]), last.end(clip), clip.stream.time_base, shown)
+
+    def ticks(self, seconds: float) -> float:
+        return self.first + seconds / float(self.tick_seconds)
+
+    def tick(self, seconds: float) -> int:
+        """Gives the last tick at or before a moment."""
+        return math.floor(self.ticks(seconds) + TICK_TOLERANCE)
+
+    def seconds(self, tick: int) -> float:
+        return float((tick - self.first) * self.tick_seconds)
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What a packet says about its picture."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
+    hidden: bool
+
+    @classmethod
+    def of(cls, clip: Clip, packet: Any) -> "_Facts":
+        return cls(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, clip.is_hidden(packet))
+
+    @classmethod
+    def until_known(cls, clip: Clip, packets: Iterator[Any]) -> Iterator["_Facts"]:
+        """Gives the first packets, until none that follows can be shown before them."""
+        earliest = math.inf
+        for packet in packets:
+            fact = cls.of(clip, packet)
+            yield fact
+            if fact.pts is None or (fact.dts is not None and fact.dts >= earliest):
+                return
+            if not fact.hidden:
+                earliest = min(earliest, fact.pts)
+
+    @staticmethod
+    def usable(facts: list["_Facts"]) -> bool:
+        return all(fact.pts is not None for fact in facts) and bool(_Facts.shown(facts))
+
+    @staticmethod
+    def shown(facts: list["_Facts"]) -> list["_Facts"]:
+        """Gives what is displayed, in that order: nothing that leans on a picture before the first keyframe."""
+        start = next((i for i, fact in enumerate(facts) if fact.key), len(facts))
+        displayed = [fact for fact in facts[start:] if not fact.hidden and fact.pts >= facts[start].pts]
+        return sorted(displayed, key=lambda fact: fact.pts)
+
+    def end(self, clip: Clip) -> int:
+        rate = clip.stream.guessed_rate or clip.rate
+        return self.pts + (self.duration or (rate and round(1 / (rate * clip.stream.time_base))) or 1)
+
+
+class Rows:
+    """The frames that leave, each put into its row as it comes; several threads may put.
+
+    Args:
+        count (`int`): how many rows.
+        transform (callable, *optional*): what to do with each picture, uint8 (3, H, W) to uint8 (3, h, w).
+        name (`str`): what to call the clip in messages.
+    """
+
+    def __init__(self, count: int, transform: Callable[[torch.Tensor], torch.Tensor] | None, name: str):
+        self.count, self.transform, self.name = count, transform, name
+        self.frames = None
+        self.geometry = self.shown_size = None
+        self.lock = threading.Lock()
+
+    def see(self, clip: Clip, frame: Any) -> "_Geometry":
+        """Gives what all pictures of the clip become: what the first one is."""
+        with self.lock:
+            self.geometry = self.geometry or _Geometry.of(clip, frame)
+            self.shown_size = self.geometry.shown_size
+        return self.geometry
+
+    def put(self, row: int, picture: torch.Tensor) -> None:
+        picture = picture if self.transform is None else self.transform(picture)
+        with self.lock:
+            if self.frames is None:
+                shape = (self.count, *picture.shape)
+                try:
+                    self.frames = torch.empty(shape, dtype=torch.uint8)
+                except RuntimeError as error:
+                    reason = f"frames {shape} do not fit into memory; lower fps or size."
+                    raise VideoDecodeError(self.name, reason) from error
+        self.frames[row] = picture
+
+    def finish(self, shown: list[int | None]) -> torch.Tensor:
+        """Gives the frames that could be had, those that are wanted several times repeated."""
+        kept = [row for row, pts in enumerate(shown) if pts is not None]
+        if self.frames is None or not kept:
+            raise VideoDecodeError(self.name, "no frame could be decoded.")
+        for row in range(1, self.count):
+            if shown[row] == shown[row - 1]:
+                self.frames[row] = self.frames[row - 1]
+        return self.frames if len(kept) == self.count else self.frames[kept]
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How stored pictures are displayed: (width, height) with square pixels, then transposed, then mirrored."""
+
+    size: tuple[int, int]
+    transposed: bool = False
+    mirrored: bool = False
+    upside_down: bool = False
+
+    @classmethod
+    def of(cls, clip: Clip, frame: Any) -> "_Geometry":
+        from av.sidedata.sidedata import Type
+
+        width, height = max(1, round(frame.width * clip.pixel_aspect())), frame.height
+        if width * height > MAX_PIXELS:
+            raise VideoDecodeError(clip.name, f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}.")
+        side_data = frame.side_data.get(Type.DISPLAYMATRIX)
+        if side_data is None:
+            return cls((width, height))
+        # Rows of the matrix say where a step to the right and a step down in the stored picture lead on the screen.
+        (right_x, right_y, _), (down_x, down_y, _), _ = np.frombuffer(side_data, dtype=np.int32)[:9].reshape(3, 3)
+        if abs(int(right_x)) >= abs(int(right_y)):
+            return cls((width, height), False, bool(right_x < 0), bool(down_y < 0))
+        return cls((width, height), True, bool(down_x < 0), bool(right_y < 0))
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) on the screen."""
+        return self.size[::-1] if self.transposed else self.size
+
+    def place(self, picture: np.ndarray) -> torch.Tensor:
+        """Turns a stored picture (H, W, 3) into a displayed one (3, H', W')."""
+        if self.transposed:
+            picture = picture.transpose(1, 0, 2)
+        picture = picture[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+        return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+
+
+class _Converter:
+    """Turns decoded frames into RGB as a player shows them; one per thread."""
+
+    def __init__(self, clip: Clip, rows: Rows):
+        self.clip, self.rows = clip, rows
+        self.graph, self.kind = None, None
+
+    def __call__(self, frame: Any) -> torch.Tensor:
+        import av
+
+        geometry = self.rows.see(self.clip, frame)
+        if frame.colorspace not in CONVERTED_COLORSPACES:
+            frame.colorspace = UNSPECIFIED_COLORSPACE
+        kind = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
+        try:
+            if kind != self.kind:
+                self.graph, self.kind = self._build(frame, *geometry.size), kind
+            self.graph.push(frame)
+            picture = self.graph.pull().to_ndarray()
+        except av.FFmpegError as error:
+            reason = f"{frame.format.name} pictures cannot be turned into RGB (FFmpeg: {error.strerror})."
+            raise VideoDecodeError(self.clip.name, reason) from error
+        return geometry.place(picture)
+
+    def _build(self, frame: Any, width: int, height: int) -> Any:
+        """Builds FFmpeg's own chain of filters: unlike PyAV's converter it knows where colours are sampled."""
+        from av.filter import Graph
+
+        graph = Graph()
+        graph.threads = 1
+        last = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=self.clip.stream.time_base
+        )
+        scale = f"{width}:{height}:flags={FAITHFUL}"
+        # By way of planes, where the pictures are YUV: the same numbers in half the time.
+        planes = [("scale", scale), ("format", "gbrp")] if frame.format.name.startswith("yuv") else []
+        for name, arguments in [*planes, ("scale", scale), ("format", "rgb24"), ("buffersink", None)]:
+            node = graph.add(name, arguments)
+            last.link_to(node)
+            last = node
+        graph.configure()
+        return graph
+
+
+class _Decoder:
+    """Feeds packets and puts the wanted pictures into their rows, in display order.
+
+    What is damaged is found by what FFmpeg reports: a packet that cannot be decoded or was cut short, a picture that
+    had to be patched. From there to the next keyframe every picture may lean on the damage, and counts as damaged.
+    """
+
+    def __init__(self, clip: Clip, rows: Rows, skip: bool = True):
+        self.clip, self.rows = clip, rows
+        self.convert = _Converter(clip, rows)
+        self.can_skip = skip and clip.skips_unreferenced()
+        self.wanted = deque()  # (time, row) still to come out
+        self.frames = deque()  # the last one at or before the next wanted time, and those after it
+        self.count = 0
+        self.group = self.order = 0  # keyframes and packets fed so far
+        self.fed = OrderedDict()  # time of a packet fed lately -> (group, order)
+        self.damage = {}  # group -> order of the first damaged packet in it
+        self.taken = []  # (row, (group, order) of the picture wanted, whether it came)
+
+    def feed(self, packet: Any, skippable: bool = False) -> None:
+        import av
+
+        place = self._place(packet)
+        self.clip.encrypted |= packet is not None and packet.has_sidedata("encryption_info")
+        self.clip.codec.skip_frame = "NONREF" if skippable and self.can_skip else "DEFAULT"
+        try:
+            frames = self.clip.codec.decode(packet)
+        except av.FFmpegError:
+            self._note_damage(place)
+            return
+        if packet is not None and packet.is_corrupt and self.clip.container.format.name != "mpegts":
+            self._note_damage(place)  # in a transport stream it may mean no more than that recordings were joined
+        for frame in frames:
+            if self.clip.untimed:
+                frame.pts = self.count
+                place = (0, self.count)
+            self.count += 1
+            if frame.is_corrupt:
+                self._note_damage(self.fed.get(frame.pts, place))
+            if frame.pts is not None:
+                self.frames.append(frame)
+        self._settle()
+
+    def _place(self, packet: Any) -> tuple[int, int] | None:
+        if self.clip.untimed:  # packets have no times: what comes out is counted
+            return (0, self.count)
+        if packet is None:
+            return None
+        self.group += packet.is_keyframe
+        self.order += 1
+        self.fed[packet.pts] = (self.group, self.order)
+        if len(self.fed) > TIMES_KEPT:
+            self.fed.popitem(last=False)
+        return (self.group, self.order)
+
+    def _note_damage(self, place: tuple[int, int] | None) -> None:
+        if place is not None:
+            group, order = place
+            self.damage[group] = min(order, self.damage.get(group, order))
+
+    def drain(self) -> None:
+        """Takes what the decoder still holds and makes it ready for a keyframe."""
+        if self.clip.codec.is_open:
+            self.feed(None)
+            self.clip.codec.flush_buffers()
+            self._settle(last=True)
+            while len(self.frames) > 1:  # the first may have to stand in for one that does not come
+                self.frames.pop()
+
+    def forget_before(self, pts: float) -> None:
+        while len(self.frames) > 1 and self.frames[1].pts <= pts:
+            self.frames.popleft()
+
+    def want(self, pts: int, row: int) -> None:
+        self.wanted.append((pts, row))
+        self._settle()
+
+    def _settle(self, last: bool = False) -> None:
+        while self.wanted and self.frames:
+            pts, row = self.wanted[0]
+            self.forget_before(pts)
+            found = self.frames[0].pts == pts
+            if not (found or last or self.frames[-1].pts > pts):
+                return
+            self.rows.put(row, self.convert(self.frames[0]))
+            self.taken.append((row, (0, pts) if self.clip.untimed else self.fed.get(pts), found))
+            self.wanted.popleft()
+
+    def damaged(self) -> set[int]:
+        """Gives the rows whose picture is damaged or never came, nor one to stand in for it."""
+        hurt = {row for row, place, _ in self.taken if place and place[1] >= self.damage.get(place[0], math.inf)}
+        return hurt | {row for _, row in self.wanted}
+
+    def absent(self) -> set[int]:
+        """Gives the rows whose own picture did not come out."""
+        return {row for row, _, found in self.taken if not found} | {row for _, row in self.wanted}
+
+
+def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_threads: int = 1) -> list[int | None]:
+    """Decodes what is on screen at `ticks` into the rows, and little else.
+
+    Returns:
+        `list[int | None]`: when the picture of each row appeared, in ticks; `None` where it is damaged.
+    """
+    if clip.untimed:
+        return _decode_in_order(clip, ticks, rows)
+    shown = [None] * len(ticks)
+    parts = _split(clip, ticks, num_threads)
+    if len(parts) == 1:
+        doubtful = _decode_part(clip, ticks, rows, timeline, parts[0], shown)
+    else:
+        _decode_part(clip, ticks[:1], rows, timeline, [0], [None])  # its size is that of all the others
+        with ThreadPoolExecutor(len(parts)) as pool:
+            work = [pool.submit(_decode_part_apart, clip, ticks, rows, timeline, part, shown) for part in parts]
+            doubtful = sorted(set().union(*(done.result() for done in work)))
+    if doubtful:  # a keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out
+        again = [row for row in range(len(ticks)) if row in doubtful]
+        logger.debug("%s: a second look at %d frames.", clip.name, len(again))
+        _decode_part(clip, ticks, rows, timeline, again, shown, second_look=True)
+    return shown
+
+
+def _decode_part_apart(clip: Clip, *arguments: Any) -> set[int]:
+    with contextlib.closing(clip.another()) as another:
+        return _decode_part(another, *arguments)
+
+
+def _decode_part(
+    clip: Clip,
+    ticks: list[int],
+    rows: Rows,
+    timeline: Timeline,
+    part: list[int],
+    shown: list[int | None],
+    second_look: bool = False,
+) -> set[int]:
+    """Decodes some of the rows and fills in `shown`; returns the rows that may be wrong.
+
+    After a second look a row is either right, or damaged and `None`. A picture that does not come out without any
+    sign of damage (a second field, a "not coded" picture) is one that a player does not show either: the one before
+    it stays on screen.
+    """
+    decoder = _Decoder(clip, rows, skip=not second_look)
+    reader = _SparseReader(clip, decoder, timeline.last, runup=int(second_look))
+    first_row = {}
+    for row in part:
+        pts = shown[row] = reader.find(ticks[row])
+        if pts is not None and pts not in first_row:
+            first_row[pts] = row
+            reader.fetch(pts, row)
+    decoder.drain()
+    wrong = decoder.damaged() if second_look else decoder.damaged() | decoder.absent()
+    wrong_times = {shown[row] for row in wrong}
+    doubtful = {row for row in part if shown[row] is None or shown[row] in wrong_times}
+    if second_look:
+        for row in doubtful:
+            shown[row] = None
+    return doubtful
+
+
+def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
+    """Cuts the rows into parts that share no group of pictures and cost about the same, where threads pay."""
+    everything = [list(range(len(ticks)))]
+    pixels = max(1, clip.stream.width * clip.stream.height)
+    fitting = MAX_DECODERS_BYTES // (BYTES_PER_PIXEL_IN_A_DECODER * pixels)
+    if min(num_threads, fitting) < 2 or not clip.indexed or not isinstance(clip.source, str | io.BytesIO):
+        return everything
+    entries = clip.stream.index_entries
+    groups = {}  # keyframe -> rows
+    for row, tick in enumerate(ticks):
+        groups.setdefault(entries.search_timestamp(tick - clip.delay), []).append(row)
+    if -1 in groups:
+        return everything
+    costs = [ticks[rows[-1]] - entries[key].timestamp - clip.delay for key, rows in groups.items()]
+    seconds = float(sum(costs) * clip.stream.time_base)
+    if seconds * float(clip.rate or 25) * pixels < MIN_WORTH_SPLITTING:
+        return everything
+    count = min(num_threads, fitting, len(groups))
+    ends = list(itertools.accumulate(costs))
+    cuts = [bisect.bisect_left(ends, ends[-1] * part / count) for part in range(1, count)]
+    parts = []
+    for begin, stop in itertools.pairwise([0, *sorted({cut + 1 for cut in cuts if cut + 1 < len(ends)}), len(ends)]):
+        parts.append([row for rows in list(groups.values())[begin:stop] for row in rows])
+    return parts
+
+
+def _decode_in_order(clip: Clip, wanted: list[int], rows: Rows) -> list[int | None]:
+    """Decodes from the first keyframe until all of the frames `wanted`, by number, have come out.
+
+    Frames are told by counting: after damage the count is not to be trusted, and the rest is given as `None`.
+    """
+    clip.open()
+    decoder = _Decoder(clip, rows, skip=False)
+    for row, number in enumerate(wanted):
+        if row == 0 or number != wanted[row - 1]:
+            decoder.want(number, row)
+    for packet in itertools.islice(clip.packets(), clip.lead_in, None):
+        decoder.feed(packet)
+        if not decoder.wanted:
+            break
+    decoder.drain()
+    wrong = {wanted[row] for row in decoder.damaged()}
+    return [None if number in wrong else number for number in wanted]
+
+
+class _SparseReader:
+    """Finds the packet on screen at a time by reading on, or seeking, and decodes from its keyframe up to it.
+
+    `last` is when the last frame appears; `runup` is how many keyframes earlier to begin.
+    """
+
+    def __init__(self, clip: Clip, decoder: _Decoder, last: int, runup: int = 0):
+        self.clip, self.decoder, self.last, self.runup = clip, decoder, last, runup
+        self._begin(iter(()) if clip.indexed else None)  # with an index, the first search seeks
+
+    def _begin(self, packets: Iterator[Any] | None = None) -> None:
+        """Starts again from the beginning of the file, or with the packets after a seek."""
+        if packets is None:
+            self.decoder.drain()
+            self.clip.open()
+            packets = self.clip.packets()
+        self.packets = packets
+        self.group = deque()  # packets from the last useful keyframe on, not yet decoded
+        self.group_bytes = 0
+        self.fresh = True  # the decoder must not connect the group to what it had before
+        self.group_begin = -math.inf  # pictures shown before the group's keyframe lean on what is not there
+        self.known = []  # times of the pictures read that may be on screen from now on
+        self.newest_key = None
+        self.decoded_to = -math.inf  # decode time of the last packet read
+
+    def find(self, tick: int) -> int | None:
+        """Gives the time of the picture on screen at `tick`, the largest one not after it; `None` if unreadable."""
+        self._seek_towards(tick)
+        self._forget_before_keyframe(tick)
+        while self.decoded_to <= tick:  # a picture shown at or before `tick` is decoded before it
+            packet = next(self.packets, None)
+            if packet is None:
+                if not self.known or max(self.known) < self.last:
+                    return None  # the file goes on, but cannot be read
+                break
+            self._append(packet)
+            if packet.is_keyframe:
+                self._forget_before_keyframe(tick)
+            if self.group_bytes > MAX_HELD_BYTES:
+                self._decode_passed(tick)
+        if not self.known:
+            return None
+        on_screen = max((pts for pts in self.known if pts <= tick), default=min(self.known))
+        self.known = [pts for pts in self.known if pts >= on_screen]
+        return on_screen
+
+    def fetch(self, pts: int, row: int) -> None:
+        """Decodes up to the picture at `pts`, unless another one has needed it already."""
+        waits = any(packet.pts == pts for packet in self.group)
+        if waits:
+            self._part_from_the_past()
+        self.decoder.want(pts, row)
+        while waits and self._feed_next(pts) != pts:
+            pass
+
+    def _part_from_the_past(self) -> None:
+        """Empties the decoder where the group does not follow what it had; what is wanted comes out here or never."""
+        if self.fresh:
+            self.decoder.drain()
+            self.fresh = False
+            self.group_begin = -math.inf if self.group[0].pts is None else self.group[0].pts
+
+    def _feed_next(self, pts: int) -> int | None:
+        packet = self.group.popleft()
+        self.group_bytes -= packet.size
+        if packet.pts is None or packet.pts >= self.group_begin:
+            self.decoder.feed(packet, skippable=packet.pts is not None and packet.pts < pts)
+        return packet.pts
+
+    def _append(self, packet: Any) -> None:
+        if self.newest_key is None and not packet.is_keyframe:
+            return  # nothing can be decoded before the first keyframe
+        if packet.dts is not None:
+            self.decoded_to = packet.dts
+        if packet.is_keyframe and packet.pts is not None:
+            self.newest_key = packet.pts
+        if packet.pts is not None and not self.clip.is_hidden(packet):
+            self.known.append(packet.pts)
+        self.group.append(packet)
+        self.group_bytes += packet.size
+
+    def _forget_before_keyframe(self, tick: int) -> None:
+        """Drops, undecoded, what lies before the last keyframe shown at or before `tick`, less the run-up."""
+        keys = [i for i, p in enumerate(self.group) if p.is_keyframe and p.pts is not None and p.pts <= tick]
+        if len(keys) <= self.runup:
+            return
+        begin = keys[-1 - self.runup]
+        for _ in range(begin):
+            self.group_bytes -= self.group.popleft().size
+        self.fresh = True
+        key = self.group[0]
+        if not key.is_discard:
+            self.known = [pts for pts in self.known if pts >= key.pts]
+
+    def _decode_passed(self, tick: int) -> None:
+        """Bounds the memory of a very long group of pictures: decodes the part that is certainly over at `tick`."""
+        on_screen = max((pts for pts in self.known if pts <= tick), default=-math.inf)
+        self._part_from_the_past()
+        while self.group_bytes > MAX_HELD_BYTES and self.group[0].pts is not None and self.group[0].pts < on_screen:
+            self._feed_next(on_screen)
+            self.decoder.forget_before(on_screen)
+
+    def _seek_towards(self, tick: int) -> None:
+        """Goes to the last keyframe shown at or before `tick`, where the index knows one that has not been read."""
+        if not self.clip.indexed:
+            return
+        entries = self.clip.stream.index_entries
+        index = entries.search_timestamp(tick - self.clip.delay)
+        if self.newest_key is not None and (
+            index < 0 or entries[index].timestamp + self.clip.delay <= self.newest_key
+        ):
+            return
+        self.decoder.drain()
+        for _ in range(self.runup):
+            index = entries.search_timestamp(entries[index].timestamp - 1) if index > 0 else index
+        for _ in range(2):  # where the landing is shown after `tick`, the keyframe before it
+            packets = self.clip.seek(entries[index].timestamp) if index >= 0 else iter(())
+            landing = next(packets, None)
+            if landing is not None and landing.is_keyframe and landing.pts is not None and landing.pts <= tick:
+                return self._begin(itertools.chain([landing], packets))
+            index = entries.search_timestamp(entries[index].timestamp - 1) if index >= 0 else -1
+        self.clip.indexed = False  # its index is wrong: read everything
+        self._begin()
