@@ -15,17 +15,21 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"configuration_valley"},
-    {"modeling_valley", "video_decoding"},
+    {"configuration_valley", "video_sources"},
+    {"modeling_valley", "video_files"},
+    {"video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
-    {"pipeline_valley", "data"},
+    {"pipeline_valley", "data", "contact_sheet"},
     {"training"},
+    {"cli"},
     {"__init__"},
 ]
 MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
+    "video_sources",
+    "video_files",
     "video_decoding",
     "video_processing_valley",
     "processing_valley",
