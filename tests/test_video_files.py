@@ -259,6 +259,51 @@ def test_recordings_glued_together_are_read_to_the_end(rule, folder, tmp_path):
     assert sampled.timestamps == pytest.approx([number / 25 for number in range(60)])
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("rule", [{"fps": 25}, {"num_frames": "all"}, {"fps": 10, "start": 0.4, "end": 1.5}])
+def test_times_that_go_back_and_forth_are_not_trusted(rule, num_threads, folder, tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 40, (60, 48, 80, 3), dtype=np.uint8)  # clusters hold 4 KB and more
+    pictures = [np.maximum(numbered_frame(i), 40) - noise[i] for i in range(60)]
+    path = write_clip(folder / "clusters.mkv", pictures, gop=12, bframes=0)
+    mark = b"\x1f\x43\xb6\x75"  # a cluster, which begins with a keyframe
+    head, *clusters = Path(path).read_bytes().split(mark)
+    assert len(clusters) > 3
+    clusters[1], clusters[2] = clusters[2], clusters[1]
+    (tmp_path / "swapped.mkv").write_bytes(mark.join([head, *clusters]))
+    monkeypatch.setattr(video_files, "MIN_WORTH_SPLITTING", 0)
+    sampled = sample_video(tmp_path / "swapped.mkv", num_threads=num_threads, **rule)
+    assert sampled.timestamps == sorted(sampled.timestamps)
+    order = [*range(12), *range(24, 36), *range(12, 24), *range(36, 60)]  # as the file has them
+    assert [read_number(frame) for frame in sampled.frames] == [
+        order[index] for index in sampled.metadata["frames_indices"]
+    ]
+
+
+@pytest.mark.parametrize("claim", [2**62, 2**63 - 20_000, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("which", [0, 1])
+def test_times_beyond_all_bounds(which, claim, folder, tmp_path):
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    data = bytearray(Path(remux(write_clip(folder / "whole.mp4", 30), folder / "pieces.mp4", options)).read_bytes())
+    at = data.index(b"tfdt")
+    for _ in range(which):
+        at = data.index(b"tfdt", at + 1)
+    data[at + 4] = 1  # times of eight bytes
+    data[at + 8 : at + 16] = claim.to_bytes(8, "big")
+    (tmp_path / "far.mp4").write_bytes(data)
+    for rule in ({"fps": 10, "max_frames": 8}, {"num_frames": 8}, {"fps": 1, "start": 0.5, "max_frames": 3}):
+        try:
+            assert len(sample_video(tmp_path / "far.mp4", on_error="partial", **rule).frames) >= 1
+        except VideoDecodeError as error:
+            assert error.path.endswith("far.mp4")
+
+
+def test_frames_beyond_the_limit_are_not_held(clip, monkeypatch):
+    monkeypatch.setattr(video_files, "MAX_FRAMES_BYTES", 80 * 48 * 3 * 10)
+    assert len(sample_video(clip, num_frames=10).frames) == 10
+    with pytest.raises(VideoDecodeError, match="more than 115200 bytes; lower fps or size"):
+        sample_video(clip, num_frames=11)
+
+
 @pytest.mark.parametrize("field, value", [(b"stsz", 0xFFFFFFFF), (b"stts", 0xFFFFFFFF), (b"elst", 0xFFFFFFFF)])
 def test_headers_that_claim_four_billion_entries(field, value, clip, tmp_path):
     data = bytearray(Path(clip).read_bytes())

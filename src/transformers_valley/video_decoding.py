@@ -214,17 +214,18 @@ class _Rule:
             return start + np.arange(count) / self.fps
         return start + np.linspace(0, count - 1, self.max_frames) / self.fps
 
-    def positions(self, begins: list, window: tuple) -> np.ndarray:
+    def positions(self, begins: list, window: tuple, name: str) -> np.ndarray:
         """Gives `num_frames` positions in a sorted list of when frames begin, of those on screen in the window."""
         first = max(0, bisect_right(begins, window[0]) - 1)
         stop = max(first + 1, bisect_left(begins, window[1]))
-        return first + self.indices(stop - first)
+        return first + self.indices(stop - first, name)
 
-    def indices(self, n: int) -> np.ndarray:
+    def indices(self, n: int, name: str) -> np.ndarray:
         """Gives `num_frames` of the indices 0 to n - 1."""
         count = n if self.num_frames == "all" else self.num_frames
         if count > MAX_SAMPLED_FRAMES:
-            raise ValueError(f"num_frames={self.num_frames!r} takes {count} frames, more than {MAX_SAMPLED_FRAMES}.")
+            reason = f"num_frames={self.num_frames!r} takes {count} frames, more than {MAX_SAMPLED_FRAMES}."
+            raise VideoDecodeError(name, reason)
         return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
 
 
@@ -275,14 +276,14 @@ def _sample_pictures(
         begins = [i / frame_rate for i in range(pictures.count)]
         length = pictures.count / frame_rate
     if begins is not None and rule.num_frames is not None:
-        indices = rule.positions(begins, rule.window(length, name))
+        indices = rule.positions(begins, rule.window(length, name), name)
     elif begins is not None:
         indices = np.searchsorted(begins, rule.times(length, name) + 1e-9, side="right") - 1
     elif rule.start is not None or rule.end is not None:
-        raise ValueError(f"start and end cut a clip in seconds, but {name!r} has no times; give frame_rate.")
+        raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
     else:
         count = min(pictures.count, rule.max_frames or pictures.count)
-        indices = rule.indices(pictures.count) if rule.num_frames else uniform_indices(pictures.count, count)
+        indices = rule.indices(pictures.count, name) if rule.num_frames else uniform_indices(pictures.count, count)
     indices = indices.tolist()
     rows = Rows(len(indices), transform, name)
     shown, size = _load_pictures(pictures, indices, rows, on_error)
@@ -381,8 +382,8 @@ def _sample_file(
         if missing and on_error == "raise":
             raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
         ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
-        if timeline.assumed and shown != ticks and None not in shown:  # its rate is not constant after all
-            timeline = Timeline.read_all(clip, count=True)
+        if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
+            timeline = Timeline.read_all(clip, count=rule.num_frames is not None)  # now without trust in its times
             ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
         if None in shown and on_error == "raise":
             row = shown.index(None)
@@ -429,7 +430,7 @@ def _wanted_ticks(timeline: Timeline, rule: _Rule, name: str) -> list[int]:
         return [timeline.tick(second) for second in rule.times(timeline.seconds(timeline.stop), name)]
     start, end = rule.window(timeline.seconds(timeline.stop), name)
     window = timeline.tick(start), min(math.ceil(timeline.ticks(end) - TICK_TOLERANCE), timeline.stop)
-    return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window)]
+    return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window, name)]
 
 
 def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline) -> list[int]:
@@ -476,7 +477,7 @@ def _sample_torchcodec(decoder: Any, name: str, rule: _Rule, transform: Callable
     if rule.num_frames is None:
         wanted, take = (begin + rule.times(length, name)).tolist(), decoder.get_frames_played_at
     else:
-        wanted = rule.positions([i / rate for i in range(total)], rule.window(length, name)).tolist()
+        wanted = rule.positions([i / rate for i in range(total)], rule.window(length, name), name).tolist()
         take = decoder.get_frames_at
     rows, times = Rows(len(wanted), transform, name), []
     for first in range(0, len(wanted), 8):  # never many pictures of the stored size at once

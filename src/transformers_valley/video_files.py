@@ -40,7 +40,9 @@ MIN_WORTH_SPLITTING = 60e6  # pixels to decode: about a tenth of a second on one
 TICK_TOLERANCE = 1e-3  # of a tick: float seconds must not fall just short of the frame they name
 MAX_PIXEL_ASPECT = 10  # width of a pixel over its height, or the reverse; more is a damaged header
 TIMES_KEPT = 64  # packets by time in a decoder; no codec reorders more than 16 pictures
-LARGEST_STEP_BACK = 1.0  # seconds; where decode times go back further, two clocks were glued together
+LARGEST_STEP_BACK = 0.25  # seconds; where decode times go back further, two clocks were glued together
+MAX_FRAMES_BYTES = 4 * 1024**3  # of all frames taken: a damaged clip of a few kilobytes may claim to last for days
+LARGEST_TIME = 2**63 - 1  # FFmpeg's; arithmetic on damaged times goes beyond
 
 # FFmpeg's converter refuses all others, among them "reserved", which cameras write; unspecified is taken as BT.601.
 CONVERTED_COLORSPACES = (0, 1, 2, 4, 5, 6, 7, 9)
@@ -75,7 +77,7 @@ class Clip:
         self.open()
         self.indexed = self.container.format.name in INDEXED_CONTAINERS
         self.delay = 0  # of the first picture after its time in the index
-        self.encrypted = False  # as far as read
+        self.encrypted = self.disordered = False  # as far as read
         self.lead_in = 0  # packets before the first keyframe, where they were counted
         # A raw stream has no times, and AVI has none that fit pictures displayed out of order.
         self.untimed = self.container.format.name == "avi" and self.codec.name in ("h264", "hevc")
@@ -158,10 +160,14 @@ class Clip:
         import av
 
         try:
-            self.container.seek(timestamp, stream=self.stream)
+            self.container.seek(_within_limits(timestamp), stream=self.stream)
         except av.FFmpegError:
             return iter(())
         return self.packets()
+
+    def find_keyframe(self, timestamp: int) -> int:
+        """Gives the number, in the index, of the last keyframe at or before an index time; -1 if there is none."""
+        return self.stream.index_entries.search_timestamp(_within_limits(timestamp))
 
     def learn_delay(self, first_pts: int) -> None:
         """Compares the first picture's time with the index, which in some containers holds decode times."""
@@ -209,6 +215,10 @@ class Clip:
     def close(self) -> None:
         if self.container is not None:
             self.container.close()
+
+
+def _within_limits(timestamp: int) -> int:
+    return max(-LARGEST_TIME, min(timestamp, LARGEST_TIME))
 
 
 def _declared_bytes(head: bytes) -> int:
@@ -296,7 +306,8 @@ class Timeline:
         """Reads all packets; frames that cannot be told apart by their time are counted as they are decoded."""
         clip.open()
         clip.lead_in = total = 0
-        key, last, clock, usable, times = None, None, -math.inf, not clip.untimed, array("q")
+        key, last, clock, times = None, None, -math.inf, array("q")
+        usable = not (clip.untimed or clip.disordered)
         for packet in clip.packets():
             fact = _Facts.of(clip, packet)
             if key is None and not fact.key:
@@ -402,6 +413,9 @@ class Rows:
         with self.lock:
             if self.frames is None:
                 shape = (self.count, *picture.shape)
+                if math.prod(shape) > MAX_FRAMES_BYTES:
+                    reason = f"frames {shape} are more than {MAX_FRAMES_BYTES} bytes; lower fps or size."
+                    raise VideoDecodeError(self.name, reason)
                 try:
                     self.frames = torch.empty(shape, dtype=torch.uint8)
                 except RuntimeError as error:
@@ -603,6 +617,8 @@ class _Decoder:
 def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_threads: int = 1) -> list[int | None]:
     """Decodes what is on screen at `ticks` into the rows, and little else.
 
+    Where `clip.disordered` is set afterwards, times go back and forth in the file and the rows are not to be used.
+
     Returns:
         `list[int | None]`: when the picture of each row appeared, in ticks; `None` where it is damaged.
     """
@@ -617,7 +633,11 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
         with ThreadPoolExecutor(len(parts)) as pool:
             work = [pool.submit(_decode_part_apart, clip, ticks, rows, timeline, part, shown) for part in parts]
             doubtful = sorted(set().union(*(done.result() for done in work)))
-    if doubtful:  # a keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out
+    found = [pts for pts in shown if pts is not None]
+    clip.disordered |= found != sorted(found)
+    if (
+        doubtful and not clip.disordered
+    ):  # a keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out
         again = [row for row in range(len(ticks)) if row in doubtful]
         logger.debug("%s: a second look at %d frames.", clip.name, len(again))
         _decode_part(clip, ticks, rows, timeline, again, shown, second_look=True)
@@ -626,7 +646,10 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
 
 def _decode_part_apart(clip: Clip, *arguments: Any) -> set[int]:
     with contextlib.closing(clip.another()) as another:
-        return _decode_part(another, *arguments)
+        doubtful = _decode_part(another, *arguments)
+        clip.disordered |= another.disordered
+        clip.encrypted |= another.encrypted
+        return doubtful
 
 
 def _decode_part(
@@ -672,7 +695,7 @@ def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
     entries = clip.stream.index_entries
     groups = {}  # keyframe -> rows
     for row, tick in enumerate(ticks):
-        groups.setdefault(entries.search_timestamp(tick - clip.delay), []).append(row)
+        groups.setdefault(clip.find_keyframe(tick - clip.delay), []).append(row)
     if -1 in groups:
         return everything
     costs = [ticks[rows[-1]] - entries[key].timestamp - clip.delay for key, rows in groups.items()]
@@ -715,6 +738,7 @@ class _SparseReader:
 
     def __init__(self, clip: Clip, decoder: _Decoder, last: int, runup: int = 0):
         self.clip, self.decoder, self.last, self.runup = clip, decoder, last, runup
+        self.slack = int(LARGEST_STEP_BACK / clip.stream.time_base)
         self._begin(iter(()) if clip.indexed else None)  # with an index, the first search seeks
 
     def _begin(self, packets: Iterator[Any] | None = None) -> None:
@@ -736,7 +760,8 @@ class _SparseReader:
         """Gives the time of the picture on screen at `tick`, the largest one not after it; `None` if unreadable."""
         self._seek_towards(tick)
         self._forget_before_keyframe(tick)
-        while self.decoded_to <= tick:  # a picture shown at or before `tick` is decoded before it
+        # A picture shown at or before `tick` is decoded before it, or little later where decode times are careless.
+        while self.decoded_to <= tick + self.slack:
             packet = next(self.packets, None)
             if packet is None:
                 if not self.known or max(self.known) < self.last:
@@ -780,7 +805,8 @@ class _SparseReader:
         if self.newest_key is None and not packet.is_keyframe:
             return  # nothing can be decoded before the first keyframe
         if packet.dts is not None:
-            self.decoded_to = packet.dts
+            self.clip.disordered |= packet.dts < self.decoded_to - self.slack
+            self.decoded_to = max(self.decoded_to, packet.dts)
         if packet.is_keyframe and packet.pts is not None:
             self.newest_key = packet.pts
         if packet.pts is not None and not self.clip.is_hidden(packet):
@@ -814,19 +840,19 @@ class _SparseReader:
         if not self.clip.indexed:
             return
         entries = self.clip.stream.index_entries
-        index = entries.search_timestamp(tick - self.clip.delay)
+        index = self.clip.find_keyframe(tick - self.clip.delay)
         if self.newest_key is not None and (
             index < 0 or entries[index].timestamp + self.clip.delay <= self.newest_key
         ):
             return
         self.decoder.drain()
         for _ in range(self.runup):
-            index = entries.search_timestamp(entries[index].timestamp - 1) if index > 0 else index
+            index = self.clip.find_keyframe(entries[index].timestamp - 1) if index > 0 else index
         for _ in range(2):  # where the landing is shown after `tick`, the keyframe before it
             packets = self.clip.seek(entries[index].timestamp) if index >= 0 else iter(())
             landing = next(packets, None)
             if landing is not None and landing.is_keyframe and landing.pts is not None and landing.pts <= tick:
                 return self._begin(itertools.chain([landing], packets))
-            index = entries.search_timestamp(entries[index].timestamp - 1) if index >= 0 else -1
+            index = self.clip.find_keyframe(entries[index].timestamp - 1) if index >= 0 else -1
         self.clip.indexed = False  # its index is wrong: read everything
         self._begin()

@@ -304,5 +304,5 @@ def pillow_errors(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
-        raise VideoDecodeError(path, f"not a readable image ({error}).") from error
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:  # Pillow's own
+        raise VideoDecodeError(path, f"not a readable image ({error or type(error).__name__}).") from error
