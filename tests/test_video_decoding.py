@@ -247,6 +247,9 @@ def test_a_transform_sees_every_frame_as_it_leaves(clip):
     sampled = sample_video(clip, fps=5, transform=shrink)
     assert shapes == [((3, 48, 80), torch.uint8)] * 18 and sampled.frames.shape == (18, 3, 24, 40)
     assert sample_video(list(sampled.frames), transform=shrink).frames.shape == (18, 3, 12, 20)
+    with pytest.raises(ValueError, match="shape .3, 3, 80. after one of .3, 2, 80."):
+        heights = iter([2, 3, 4])
+        sample_video(clip, num_frames=3, transform=lambda frame: frame[:, : next(heights)])
     with pytest.raises(ValueError, match="Both size=24 and a transform"):
         sample_video(clip, size=24, transform=shrink)
 

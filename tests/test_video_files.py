@@ -4,8 +4,10 @@
 import functools
 import io
 import logging
+import struct
 import subprocess
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -400,6 +402,155 @@ def test_every_kind_of_pixel_is_what_ffmpeg_shows(name, options, folder, tmp_pat
     path = str(tmp_path / (name if "." in name else f"{name}.mp4"))
     run_ffmpeg(*(["-ss", "0.7"] if name == "edit_list" else []), "-i", source, *options.split(), path)
     assert_like_full_decode(path, rates=(7,), counts=(8,))
+
+
+ODD_FILES = {
+    "packed.avi": "-c:v libxvid -bf 2 -g 15 -q:v 2",  # one packet of two pictures, then one of none
+    "palette.avi": "-c:v rawvideo -pix_fmt pal8",  # the palette comes with the first packet alone
+    "palette.mov": "-c:v smc -pix_fmt pal8",
+    "leading.mp4": "-c:v libvvenc -preset faster -qp 20 -pix_fmt yuv420p10le",
+    "leading.ts": "-c:v libx265 -x265-params log-level=none:radl=2:open-gop=0:keyint=30:bframes=3:qp=15",
+    "fields.ts": "-c:v mpeg2video -flags +ilme+ildct -bf 2 -g 12 -q:v 3",
+    "windows.wmv": "-c:v wmv2 -q:v 2",
+    "flash.flv": "-c:v flv -q:v 2",
+    "theora.ogv": "-c:v libtheora -q:v 9",
+    "mpeg4.mkv": "-c:v mpeg4 -bf 2 -q:v 2",
+    "all_keys.mov": "-c:v mjpeg -q:v 3 -pix_fmt yuvj444p",
+}
+
+
+@pytest.mark.parametrize("name", ODD_FILES)
+def test_every_frame_of_odd_files_comes_once_and_in_order(name, folder, tmp_path):
+    source = write_clip(folder / "numbers.mkv", (numbered_frame(i, 160, 96) for i in range(60)), options={"crf": "1"})
+    path = str(tmp_path / name)
+    run_ffmpeg("-i", source, *ODD_FILES[name].replace("-pix_fmt pal8", "").split(), *PALETTE.get(name, []), path)
+    numbers = list(map(read_number, pictures_of_ffmpeg(path, "0:v:0", 160, 96)))
+    assert numbers == sorted(set(numbers)) and len(numbers) >= 58  # encoders drop one or two at the end
+    sampled = sample_video(path, num_frames="all")
+    assert list(map(read_number, sampled.frames)) == numbers
+    singly = [sample_video(path, fps=0.01, start=time + 0.01) for time in sampled.timestamps[::7]]
+    assert [read_number(clip.frames[0]) for clip in singly] == numbers[::7]
+    assert read_number(sample_video(path, fps=2).frames[2]) in (24, 25)
+
+
+PALETTE_FILTER = "split[a][b];[a]palettegen[p];[b][p]paletteuse"
+PALETTE = {
+    "palette.avi": ["-filter_complex", PALETTE_FILTER, "-pix_fmt", "pal8"],
+    "palette.mov": ["-filter_complex", PALETTE_FILTER, "-pix_fmt", "pal8"],
+}
+
+
+def test_pictures_before_the_first_keyframe_are_shown_where_they_stand_alone(folder, tmp_path):
+    source = write_clip(folder / "numbers.mkv", (numbered_frame(i, 160, 96) for i in range(60)), options={"crf": "1"})
+    parameters = "log-level=none:radl=2:open-gop=0:keyint=30:bframes=3:qp=15:pools=1"
+    whole = str(folder / "radl.mp4")
+    run_ffmpeg("-i", source, "-c:v", "libx265", "-x265-params", parameters, whole)
+    path = str(tmp_path / "cut.ts")
+    run_ffmpeg("-ss", "1.3", "-i", whole, "-c", "copy", path)
+    pictures = pictures_of_ffmpeg(path, "0:v:0", 160, 96)
+    sampled = sample_video(path, num_frames="all")
+    assert list(map(read_number, sampled.frames)) == list(map(read_number, pictures))
+    assert read_number(sample_video(path, fps=1).frames[0]) == read_number(pictures[0])
+
+
+def test_gaps_of_an_avi_are_kept(folder, tmp_path):
+    times = [i / 25 if i < 45 else 1 + i / 25 for i in range(85)]
+    source = write_clip(folder / "gap.mkv", 85, times=times)
+    path = str(tmp_path / "gap.avi")
+    run_ffmpeg("-i", source, "-c", "copy", "-bsf:v", "h264_mp4toannexb", "-r", "25", path)
+    sampled = sample_video(path, fps=2)
+    assert sampled.metadata["duration"] == pytest.approx(4.4, abs=0.1)
+    expected = [int(np.searchsorted(times, second + 1e-6, side="right")) - 1 for second in np.arange(0, 4.4, 0.5)]
+    assert np.abs(np.subtract(list(map(read_number, sampled.frames)), expected)).max() <= 1
+
+
+EDITS = [
+    [(0.08, 1.0), (2.48, 1.0)],
+    [(2.5, 1.0), (0.6, 1.0)],
+    [(0.08, 1.0), (0.08, 1.0)],
+    [(-1, 1.0), (0.08, 2.0)],
+    [(0.08, 0.4), (0.58, 0.4), (1.68, 0.4), (2.78, 0.4)],
+]
+
+
+@pytest.mark.parametrize("edits", EDITS, ids=str)
+def test_clips_trimmed_and_joined_by_edit_lists(edits, folder, tmp_path):
+    path = edit(write_clip(folder / "unedited.mp4", 100, gop=25), tmp_path / "edited.mp4", edits)
+    numbers = list(map(read_number, pictures_of_ffmpeg(path, "0:v:0", 80, 48)))
+    sampled = sample_video(path, num_frames="all")
+    assert list(map(read_number, sampled.frames)) == numbers
+    for second in np.arange(0.05, sampled.metadata["duration"], 0.13):
+        shown = max(i for i, time in enumerate(sampled.timestamps) if time <= second + 1e-6)
+        assert read_number(sample_video(path, fps=0.01, start=float(second)).frames[0]) == numbers[shown], second
+
+
+def edit(path: str, target: Path, edits: list[tuple[float, float]]) -> str:
+    """Writes a copy of an MP4 that shows the parts (begin, length), in seconds; a begin of -1 is a pause."""
+    data = bytearray(Path(path).read_bytes())
+    movie, media = (
+        int.from_bytes(data[(at := data.index(name)) + 16 : at + 20], "big") for name in (b"mvhd", b"mdhd")
+    )
+    body = b"".join(
+        struct.pack(">IiI", int(length * movie), int(begin * media) if begin >= 0 else -1, 0x10000)
+        for begin, length in edits
+    )
+    new = struct.pack(">I4sII", 16 + len(body), b"elst", 0, len(edits)) + body
+    at = data.index(b"elst") - 4
+    old = int.from_bytes(data[at : at + 4], "big")
+    data[at : at + old] = new
+    for name in (b"edts", b"trak", b"moov"):  # what it lies in grows with it
+        box = data.rindex(name, 0, at + 8) - 4
+        data[box : box + 4] = struct.pack(">I", int.from_bytes(data[box : box + 4], "big") + len(new) - old)
+    target.write_bytes(data)
+    return str(target)
+
+
+def test_two_frames_at_one_time_are_two_frames(folder, tmp_path):
+    times = [0.0, 0.5, 1.0, 1.0, 4.0, 4.5, 5.0, 7.0]
+    path = str(tmp_path / "double.mkv")
+    with av.open(write_clip(folder / "eight.mkv", 8, bframes=0)) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for time, packet in zip(times, source.demux(video=0), strict=False):
+            packet.pts = packet.dts = round(time * 1000)
+            packet.time_base, packet.stream = Fraction(1, 1000), stream
+            target.mux(packet)
+    sampled = sample_video(path, num_frames="all")
+    assert list(map(read_number, sampled.frames)) == list(range(8))
+    assert sampled.timestamps == pytest.approx(times, abs=0.05)
+    assert list(map(read_number, sample_video(path, num_frames=2, start=3.9, end=6).frames)) == [3, 6]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "partial"])
+def test_damage_before_an_open_group_reaches_into_it(on_error, folder, tmp_path):
+    options = {"x264-params": "open-gop=1", "bframes": "3", "b-adapt": "0"}
+    path = write_clip(folder / "open.mp4", 60, gop=12, bframes=3, options=options)
+    with av.open(path) as container:
+        packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+    key = next(i for i, (_, is_key) in enumerate(packets) if is_key and i > 20)
+    leading = [i for i in range(key + 1, key + 5) if packets[i][0] < packets[key][0]]
+    assert leading
+    last_reference = max(range(key), key=lambda i: packets[i][0])
+    damaged = damage(path, tmp_path / "damaged.mp4", [last_reference])
+    whole = sample_video(path, num_frames="all")
+    if on_error == "raise":
+        with pytest.raises(VideoDecodeError, match="damaged"):
+            sample_video(damaged, num_frames="all")
+        return
+    sampled = sample_video(damaged, num_frames="all", on_error="partial")
+    assert 40 < len(sampled.frames) < 60
+    assert torch.equal(sampled.frames, whole.frames[sampled.metadata["frames_indices"]])
+
+
+def test_times_since_1970_are_exact(folder, tmp_path):
+    options = {"movflags": "frag_keyframe+empty_moov", "video_track_timescale": "10000000"}
+    data = bytearray(Path(remux(write_clip(folder / "whole.mp4", 50), folder / "live.mp4", options)).read_bytes())
+    at = -1
+    while (at := data.find(b"tfdt", at + 1)) >= 0:
+        assert data[at + 4] == 1
+        begin = int.from_bytes(data[at + 8 : at + 16], "big") + 17_000_000_000_000_001
+        data[at + 8 : at + 16] = begin.to_bytes(8, "big")
+    (tmp_path / "since_1970.mp4").write_bytes(data)
+    assert list(map(read_number, sample_video(tmp_path / "since_1970.mp4", fps=25).frames)) == list(range(50))
 
 
 def colour_waves(count: int) -> list[np.ndarray]:

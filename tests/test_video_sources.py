@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from clips import write_clip
+from PIL import Image
 
 from transformers_valley import video_sources
 from transformers_valley.video_decoding import (
@@ -218,6 +219,37 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         sample_video(tmp_path / "pipe.mp4")
 
 
+def test_a_stream_that_gives_little_at_a_time_is_read_whole(clip):
+    class Slow:
+        def __init__(self):
+            self.file = open(clip, "rb")
+
+        def read(self, size):
+            return self.file.read(min(size, 1000))
+
+    assert torch.equal(sample_video(Slow(), fps=1).frames, sample_video(clip, fps=1).frames)
+
+
+def test_names_with_colons_and_commas_are_files(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("take2:intro,final.mp4", "http:clip,a.mp4"):
+        Path(name).write_bytes(Path(clip).read_bytes())
+        assert len(sample_video(name, fps=1).frames) == 4
+
+
+def test_images_of_any_kind_that_are_damaged(tmp_path):
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "tiff")
+    for position in range(len(data.getvalue())):
+        damaged = bytearray(data.getvalue())
+        damaged[position] ^= 0xFF
+        (tmp_path / "damaged.tif").write_bytes(damaged)
+        try:
+            assert len(sample_video(tmp_path / "damaged.tif").frames) == 1
+        except VideoDecodeError as error:
+            assert error.path.endswith("damaged.tif")
+
+
 def test_an_endless_stream_is_not_read_to_its_end(monkeypatch):
     class Endless(io.RawIOBase):
         def readable(self):
@@ -232,7 +264,21 @@ def test_an_endless_stream_is_not_read_to_its_end(monkeypatch):
         sample_video(io.BufferedReader(Endless()))
 
 
-@pytest.mark.parametrize("source", ["rtsp://example.org/a", "concat:a,b", "data:video/mp4,a", "data:v;base64,***"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "rtsp://example.org/a",
+        "concat:a,b",
+        "data:video/mp4,a",
+        "data:v;base64,***",
+        "data:v;base64,é",
+        "http://[::1/clip.mp4",
+        "http://example.org:port/clip.mp4",
+        "http://example.org/\0",
+        f"http://{'a' * 64}.com/clip.mp4",
+        "http://a..b/clip.mp4",
+    ],
+)
 def test_addresses_that_are_not_read(source):
     with pytest.raises(VideoDecodeError):
         sample_video(source)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import torch
 
-from .video_files import MAX_PIXELS, TICK_TOLERANCE, Clip, Rows, Timeline, decode
+from .video_files import MAX_PIXELS, Clip, Rows, Timeline, decode
 from .video_sources import (
     Pictures,
     VideoDecodeError,
@@ -383,7 +383,8 @@ def _sample_file(
             raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
         ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
         if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
-            timeline = Timeline.read_all(clip, count=rule.num_frames is not None)  # now without trust in its times
+            clip.in_order |= clip.disordered
+            timeline = Timeline.read(clip, count=rule.num_frames is not None, assume=False)
             ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
         if None in shown and on_error == "raise":
             row = shown.index(None)
@@ -429,7 +430,7 @@ def _wanted_ticks(timeline: Timeline, rule: _Rule, name: str) -> list[int]:
     if rule.num_frames is None:
         return [timeline.tick(second) for second in rule.times(timeline.seconds(timeline.stop), name)]
     start, end = rule.window(timeline.seconds(timeline.stop), name)
-    window = timeline.tick(start), min(math.ceil(timeline.ticks(end) - TICK_TOLERANCE), timeline.stop)
+    window = timeline.tick(start), min(timeline.tick_after(end), timeline.stop)
     return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window, name)]
 
 
@@ -456,7 +457,7 @@ def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: 
         for first in range(0, len(indices), 8):  # never many pictures of the stored size at once
             batch = decoder.get_frames_at(indices[first : first + 8])
             expected = [float(pts * clip.stream.time_base) for pts in shown[first : first + 8]]
-            if not clip.untimed and not np.allclose(batch.pts_seconds, expected, rtol=0, atol=1e-3):
+            if not clip.in_order and not np.allclose(batch.pts_seconds, expected, rtol=0, atol=1e-3):
                 raise ValueError("it counts other frames than those displayed")
             height, width = batch.data.shape[2:]
             width, height = (width, round(height * aspect)) if turned else (round(width * aspect), height)

@@ -39,6 +39,7 @@ BYTES_PER_PIXEL_IN_A_DECODER = 21  # ten YUV pictures for reference and reorderi
 MIN_WORTH_SPLITTING = 60e6  # pixels to decode: about a tenth of a second on one core
 TICK_TOLERANCE = 1e-3  # of a tick: float seconds must not fall just short of the frame they name
 MAX_PIXEL_ASPECT = 10  # width of a pixel over its height, or the reverse; more is a damaged header
+EMPTY_PACKET = 8  # bytes at most, of MPEG-4's "not coded" picture
 TIMES_KEPT = 64  # packets by time in a decoder; no codec reorders more than 16 pictures
 LARGEST_STEP_BACK = 0.25  # seconds; where decode times go back further, two clocks were glued together
 MAX_FRAMES_BYTES = 4 * 1024**3  # of all frames taken: a damaged clip of a few kilobytes may claim to last for days
@@ -76,11 +77,23 @@ class Clip:
         self.container = None
         self.open()
         self.indexed = self.container.format.name in INDEXED_CONTAINERS
+        self.first_key = None  # when the first keyframe appears, where pictures before it are shown
         self.delay = 0  # of the first picture after its time in the index
-        self.encrypted = self.disordered = False  # as far as read
-        self.lead_in = 0  # packets before the first keyframe, where they were counted
-        # A raw stream has no times, and AVI has none that fit pictures displayed out of order.
-        self.untimed = self.container.format.name == "avi" and self.codec.name in ("h264", "hevc")
+        self.encrypted = self.disordered = self.leading_shown = False  # as far as read
+        self.in_order = False  # all has to be decoded: packets do not tell which pictures come out when
+
+    def is_told_by_decoding_only(self) -> bool:
+        """Whether it is known beforehand that packets do not tell which pictures come out when."""
+        avi, codec = self.container.format.name == "avi", self.codec.name
+        if avi and codec in ("h264", "hevc"):  # its times are wrong for pictures displayed out of order
+            return True
+        if avi and codec == "mpeg4":  # packets of two pictures, and then one of none
+            return any(0 < entry.size <= EMPTY_PACKET for entry in self.stream.index_entries)
+        if self.container.format.name == MOV:  # several parts of a film, trimmed and joined by an edit list
+            times = [entry.timestamp for entry in self.stream.index_entries]
+            if any(after < before for before, after in itertools.pairwise(times)):
+                return True
+        return self.codec.pix_fmt == "pal8"  # the palette comes with the first packet, or whenever it changes
 
     def open(self) -> None:
         """Opens the file, or opens it again to read from its beginning."""
@@ -115,11 +128,17 @@ class Clip:
         source = self.source if isinstance(self.source, str) else io.BytesIO(self.source.getvalue())
         clip = Clip(source, self.name)
         clip.seek(0)  # Matroska reads its index at the first seek
-        clip.indexed, clip.delay, clip.untimed = self.indexed, self.delay, self.untimed
+        clip.indexed, clip.delay = self.indexed, self.delay
+        clip.first_key, clip.leading_shown = self.first_key, self.leading_shown
         return clip
 
     def _size(self) -> int:
-        return os.path.getsize(self.source) if isinstance(self.source, str) else self.source.seek(0, io.SEEK_END)
+        if isinstance(self.source, str):
+            return os.path.getsize(self.source)
+        position = self.source.tell()
+        size = self.source.seek(0, io.SEEK_END)
+        self.source.seek(position)
+        return size
 
     def _why_not_opened(self, error: Exception) -> str:
         if self._size() == 0:
@@ -154,6 +173,32 @@ class Clip:
                     yield packet
         except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end of a file that gained a stream
             logger.debug("%s: reading ends early: %s", self.name, error)
+
+    def frames(self) -> Iterator[tuple[Any, bool]]:
+        """Decodes everything in order; gives each frame, and whether it is damaged."""
+        import av
+
+        self.open()
+        damaged = False
+        for packet in itertools.chain(self.packets(), [None]):
+            self.encrypted |= packet is not None and packet.has_sidedata("encryption_info")
+            try:
+                frames = self.codec.decode(packet)
+            except av.FFmpegError:
+                damaged = True
+                continue
+            for frame in frames:
+                damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+                yield frame, damaged
+
+    def shows_leading(self, key_pts: int) -> bool:
+        """Whether pictures displayed before the first keyframe come out: they may lean on what is not there."""
+        for number, (frame, damaged) in enumerate(self.frames()):
+            if frame.pts is not None and frame.pts < key_pts and not damaged:
+                return True
+            if number > TIMES_KEPT or (frame.pts is not None and frame.pts >= key_pts):
+                break
+        return False
 
     def seek(self, timestamp: int) -> Iterator[Any]:
         """Gives the packets from the keyframe at or before an index time on."""
@@ -208,8 +253,10 @@ class Clip:
             with open(self.source, "rb") as file:
                 head = file.read(128)
         else:
+            position = self.source.tell()  # where FFmpeg reads on
             self.source.seek(0)
             head = self.source.read(128)
+            self.source.seek(position)
         return _declared_bytes(head) > size + 1024  # some writers miscount their last bytes
 
     def close(self) -> None:
@@ -265,15 +312,21 @@ class Timeline:
     assumed: bool = False
 
     @classmethod
-    def read(cls, clip: Clip, count: bool) -> "Timeline":
+    def read(cls, clip: Clip, count: bool, assume: bool = True) -> "Timeline":
         """Looks at the packets, decoding nothing: both ends where the index allows, else all of them.
 
-        With `count`, `shown` is filled in.
+        Where packets do not tell, everything is decoded. With `count`, `shown` is filled in, and without `assume`
+        from what was read.
         """
-        timeline = cls._read_ends(clip) if clip.indexed and not clip.untimed else None
-        if timeline and count:
-            timeline = timeline._with_index(clip)
-        return timeline or cls.read_all(clip, count)
+        timeline = None
+        clip.in_order = clip.in_order or clip.is_told_by_decoding_only()
+        if clip.indexed and not clip.in_order:
+            timeline = cls._read_ends(clip)
+            if timeline and count:
+                timeline = timeline._with_index(clip) if assume else None
+        if timeline is None and not clip.in_order:
+            timeline = cls._read_all(clip, count)
+        return timeline or cls._decode_all(clip)
 
     @classmethod
     def _read_ends(cls, clip: Clip) -> "Timeline | None":
@@ -282,6 +335,9 @@ class Timeline:
         head = list(_Facts.until_known(clip, clip.packets()))
         if not length or not _Facts.usable(head):
             return None
+        key = next(fact for fact in head if fact.key)
+        if any(fact.pts < key.pts and not fact.hidden for fact in head):
+            return None  # they may be shown or not
         first = _Facts.shown(head)[0].pts
         tail = [_Facts.of(clip, packet) for packet in clip.seek(first + length)]
         if not _Facts.usable(tail) or not tail[0].key:
@@ -302,46 +358,79 @@ class Timeline:
         return self
 
     @classmethod
-    def read_all(cls, clip: Clip, count: bool) -> "Timeline":
-        """Reads all packets; frames that cannot be told apart by their time are counted as they are decoded."""
+    def _read_all(cls, clip: Clip, count: bool) -> "Timeline | None":
+        """Reads all packets; gives nothing where they tell no two frames apart, or times go back."""
         clip.open()
-        clip.lead_in = total = 0
         key, last, clock, times = None, None, -math.inf, array("q")
-        usable = not (clip.untimed or clip.disordered)
         for packet in clip.packets():
             fact = _Facts.of(clip, packet)
-            if key is None and not fact.key:
-                clip.lead_in += 1
+            key = key or (fact if fact.key else None)
+            if key is None or fact.hidden:
                 continue
-            key, total = key or fact, total + 1
+            if fact.pts is None or key.pts is None:
+                return None
             if fact.dts is not None:
-                usable = usable and (fact.dts - clock) * clip.stream.time_base >= -LARGEST_STEP_BACK
+                if (fact.dts - clock) * clip.stream.time_base < -LARGEST_STEP_BACK:
+                    return None
                 clock = fact.dts
-            usable = usable and fact.pts is not None
-            if usable and not fact.hidden and fact.pts >= key.pts:
-                times.append(fact.pts)
-                last = fact if last is None or fact.pts >= last.pts else last
-        if not total:  # no keyframe is marked as one
-            total, clip.lead_in = clip.lead_in, 0
-        if not total:
-            raise VideoDecodeError(clip.name, "it holds no pictures; the file is probably cut off.")
-        shown = np.unique(np.frombuffer(times, dtype=np.int64))
-        if not usable or last is None or (count and len(shown) < len(times)):  # an order, and times by the rate alone
-            clip.untimed = True
-            clip.rate = clip.stream.guessed_rate or clip.stream.average_rate or Fraction(25)
-            return cls(0, total - 1, total, 1 / Fraction(clip.rate), range(total))
+            times.append(fact.pts)
+            last = fact if last is None or fact.pts >= last.pts else last
+        if last is None:
+            return None
+        times = np.sort(np.frombuffer(times, dtype=np.int64))
+        if times[0] < key.pts:
+            clip.first_key, clip.leading_shown = key.pts, clip.shows_leading(key.pts)
+        shown = np.unique(times if clip.leading_shown else times[times >= key.pts])
+        if not len(shown):
+            return None
+        if count and len(shown) < np.count_nonzero(times >= shown[0]):
+            return None
         clip.learn_delay(key.pts)
         return cls(int(shown[0]), int(shown[-1]), last.end(clip), clip.stream.time_base, shown)
 
-    def ticks(self, seconds: float) -> float:
-        return self.first + seconds / float(self.tick_seconds)
+    @classmethod
+    def _decode_all(cls, clip: Clip) -> "Timeline":
+        """Decodes everything; times are those of the frames that come out, by the rate where they make no sense."""
+        clip.in_order = True
+        rate = clip.stream.guessed_rate or clip.stream.average_rate or Fraction(25)
+        step = max(1, round(1 / (rate * clip.stream.time_base)))
+        shown, decoded = _Clock(step), _Clock(step)
+        lasts = step
+        for frame, _ in clip.frames():
+            shown.add(frame.pts)
+            decoded.add(frame.dts)
+            lasts = frame.duration or step
+        if not shown.times:
+            reason = "it is encrypted." if clip.encrypted else "no frame could be decoded; it is cut off or damaged."
+            raise VideoDecodeError(clip.name, reason)
+        # AVI mixes up when pictures are shown that come out of order, and only their decoding has a sensible time.
+        times = (decoded if shown.mended and not decoded.mended else shown).times
+        array_of_times = np.frombuffer(times, dtype=np.int64)
+        return cls(times[0], times[-1], times[-1] + lasts, clip.stream.time_base, array_of_times)
 
     def tick(self, seconds: float) -> int:
         """Gives the last tick at or before a moment."""
-        return math.floor(self.ticks(seconds) + TICK_TOLERANCE)
+        return self.first + math.floor(seconds / float(self.tick_seconds) + TICK_TOLERANCE)
+
+    def tick_after(self, seconds: float) -> int:
+        """Gives the first tick at or after a moment."""
+        return self.first + math.ceil(seconds / float(self.tick_seconds) - TICK_TOLERANCE)
 
     def seconds(self, tick: int) -> float:
         return float((tick - self.first) * self.tick_seconds)
+
+
+class _Clock:
+    """Times of frames as they come out, made to rise by `step` where they do not."""
+
+    def __init__(self, step: int):
+        self.step, self.times, self.mended = step, array("q"), 0
+
+    def add(self, time: int | None) -> None:
+        if self.times and (time is None or time <= self.times[-1]):
+            self.mended += time is not None
+            time = self.times[-1] + self.step
+        self.times.append(_within_limits(time or 0))
 
 
 @dataclass(slots=True)
@@ -421,6 +510,11 @@ class Rows:
                 except RuntimeError as error:
                     reason = f"frames {shape} do not fit into memory; lower fps or size."
                     raise VideoDecodeError(self.name, reason) from error
+        if picture.shape != self.frames.shape[1:]:
+            found, expected = tuple(picture.shape), tuple(self.frames.shape[1:])
+            raise ValueError(
+                f"transform gave a frame of shape {found} after one of {expected}; all must have one shape."
+            )
         self.frames[row] = picture
 
     def finish(self, shown: list[int | None]) -> torch.Tensor:
@@ -529,11 +623,12 @@ class _Decoder:
         self.can_skip = skip and clip.skips_unreferenced()
         self.wanted = deque()  # (time, row) still to come out
         self.frames = deque()  # the last one at or before the next wanted time, and those after it
-        self.count = 0
+        self.disordered = False  # frames came out in another order than that of their times
         self.group = self.order = 0  # keyframes and packets fed so far
+        self.key_times = {}  # group -> time of its keyframe
         self.fed = OrderedDict()  # time of a packet fed lately -> (group, order)
         self.damage = {}  # group -> order of the first damaged packet in it
-        self.taken = []  # (row, (group, order) of the picture wanted, whether it came)
+        self.taken = []  # (row, time wanted, (group, order) of that picture, time of the frame put into the row)
 
     def feed(self, packet: Any, skippable: bool = False) -> None:
         import av
@@ -549,22 +644,19 @@ class _Decoder:
         if packet is not None and packet.is_corrupt and self.clip.container.format.name != "mpegts":
             self._note_damage(place)  # in a transport stream it may mean no more than that recordings were joined
         for frame in frames:
-            if self.clip.untimed:
-                frame.pts = self.count
-                place = (0, self.count)
-            self.count += 1
             if frame.is_corrupt:
                 self._note_damage(self.fed.get(frame.pts, place))
             if frame.pts is not None:
+                self.disordered |= bool(self.frames) and frame.pts <= self.frames[-1].pts
                 self.frames.append(frame)
         self._settle()
 
     def _place(self, packet: Any) -> tuple[int, int] | None:
-        if self.clip.untimed:  # packets have no times: what comes out is counted
-            return (0, self.count)
         if packet is None:
             return None
-        self.group += packet.is_keyframe
+        if packet.is_keyframe:
+            self.group += 1
+            self.key_times[self.group] = packet.pts
         self.order += 1
         self.fed[packet.pts] = (self.group, self.order)
         if len(self.fed) > TIMES_KEPT:
@@ -582,8 +674,7 @@ class _Decoder:
             self.feed(None)
             self.clip.codec.flush_buffers()
             self._settle(last=True)
-            while len(self.frames) > 1:  # the first may have to stand in for one that does not come
-                self.frames.pop()
+            self.frames.clear()
 
     def forget_before(self, pts: float) -> None:
         while len(self.frames) > 1 and self.frames[1].pts <= pts:
@@ -601,17 +692,21 @@ class _Decoder:
             if not (found or last or self.frames[-1].pts > pts):
                 return
             self.rows.put(row, self.convert(self.frames[0]))
-            self.taken.append((row, (0, pts) if self.clip.untimed else self.fed.get(pts), found))
+            self.taken.append((row, pts, self.fed.get(pts), self.frames[0].pts))
             self.wanted.popleft()
 
     def damaged(self) -> set[int]:
-        """Gives the rows whose picture is damaged or never came, nor one to stand in for it."""
-        hurt = {row for row, place, _ in self.taken if place and place[1] >= self.damage.get(place[0], math.inf)}
+        """Gives the rows whose picture is damaged, or never came and has none before it to stand in."""
+        hurt = {row for row, pts, place, put in self.taken if put > pts or (place and self._is_hurt(pts, *place))}
         return hurt | {row for _, row in self.wanted}
+
+    def _is_hurt(self, pts: int, group: int, order: int) -> bool:
+        leads = self.key_times.get(group) is not None and pts < self.key_times[group]
+        return order >= self.damage.get(group, math.inf) or (leads and group - 1 in self.damage)
 
     def absent(self) -> set[int]:
         """Gives the rows whose own picture did not come out."""
-        return {row for row, _, found in self.taken if not found} | {row for _, row in self.wanted}
+        return {row for row, pts, _, put in self.taken if put != pts} | {row for _, row in self.wanted}
 
 
 def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_threads: int = 1) -> list[int | None]:
@@ -622,8 +717,8 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
     Returns:
         `list[int | None]`: when the picture of each row appeared, in ticks; `None` where it is damaged.
     """
-    if clip.untimed:
-        return _decode_in_order(clip, ticks, rows)
+    if clip.in_order:
+        return _decode_in_order(clip, ticks, rows, timeline)
     shown = [None] * len(ticks)
     parts = _split(clip, ticks, num_threads)
     if len(parts) == 1:
@@ -632,7 +727,10 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
         _decode_part(clip, ticks[:1], rows, timeline, [0], [None])  # its size is that of all the others
         with ThreadPoolExecutor(len(parts)) as pool:
             work = [pool.submit(_decode_part_apart, clip, ticks, rows, timeline, part, shown) for part in parts]
-            doubtful = sorted(set().union(*(done.result() for done in work)))
+            results = [done.result() for done in work]
+        doubtful = set().union(*(result[0] for result in results))
+        clip.disordered |= any(result[1] for result in results)
+        clip.encrypted |= any(result[2] for result in results)
     found = [pts for pts in shown if pts is not None]
     clip.disordered |= found != sorted(found)
     if (
@@ -644,12 +742,9 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
     return shown
 
 
-def _decode_part_apart(clip: Clip, *arguments: Any) -> set[int]:
+def _decode_part_apart(clip: Clip, *arguments: Any) -> tuple[set[int], bool, bool]:
     with contextlib.closing(clip.another()) as another:
-        doubtful = _decode_part(another, *arguments)
-        clip.disordered |= another.disordered
-        clip.encrypted |= another.encrypted
-        return doubtful
+        return _decode_part(another, *arguments), another.disordered, another.encrypted
 
 
 def _decode_part(
@@ -676,6 +771,7 @@ def _decode_part(
             first_row[pts] = row
             reader.fetch(pts, row)
     decoder.drain()
+    clip.disordered |= decoder.disordered
     wrong = decoder.damaged() if second_look else decoder.damaged() | decoder.absent()
     wrong_times = {shown[row] for row in wrong}
     doubtful = {row for row in part if shown[row] is None or shown[row] in wrong_times}
@@ -711,23 +807,18 @@ def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
     return parts
 
 
-def _decode_in_order(clip: Clip, wanted: list[int], rows: Rows) -> list[int | None]:
-    """Decodes from the first keyframe until all of the frames `wanted`, by number, have come out.
-
-    Frames are told by counting: after damage the count is not to be trusted, and the rest is given as `None`.
-    """
-    clip.open()
-    decoder = _Decoder(clip, rows, skip=False)
-    for row, number in enumerate(wanted):
-        if row == 0 or number != wanted[row - 1]:
-            decoder.want(number, row)
-    for packet in itertools.islice(clip.packets(), clip.lead_in, None):
-        decoder.feed(packet)
-        if not decoder.wanted:
+def _decode_in_order(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline) -> list[int | None]:
+    """Decodes from the beginning until the last picture wanted; pictures are told by counting."""
+    numbers = [max(0, bisect.bisect_right(timeline.shown, tick) - 1) for tick in ticks]
+    first_row = {number: row for row, number in reversed(list(enumerate(numbers)))}
+    good, convert = set(), _Converter(clip, rows)
+    for number, (frame, damaged) in enumerate(clip.frames()):
+        if number in first_row and not damaged:
+            rows.put(first_row[number], convert(frame))
+            good.add(number)
+        if number >= numbers[-1]:
             break
-    decoder.drain()
-    wrong = {wanted[row] for row in decoder.damaged()}
-    return [None if number in wrong else number for number in wanted]
+    return [int(timeline.shown[number]) if number in good else None for number in numbers]
 
 
 class _SparseReader:
@@ -792,7 +883,9 @@ class _SparseReader:
         if self.fresh:
             self.decoder.drain()
             self.fresh = False
-            self.group_begin = -math.inf if self.group[0].pts is None else self.group[0].pts
+            key = self.group[0].pts
+            first = key is None or (self.clip.leading_shown and key <= self.clip.first_key)
+            self.group_begin = -math.inf if first else key
 
     def _feed_next(self, pts: int) -> int | None:
         packet = self.group.popleft()
@@ -804,7 +897,7 @@ class _SparseReader:
     def _append(self, packet: Any) -> None:
         if self.newest_key is None and not packet.is_keyframe:
             return  # nothing can be decoded before the first keyframe
-        if packet.dts is not None:
+        if packet.dts is not None and not packet.is_discard:
             self.clip.disordered |= packet.dts < self.decoded_to - self.slack
             self.decoded_to = max(self.decoded_to, packet.dts)
         if packet.is_keyframe and packet.pts is not None:
@@ -841,9 +934,7 @@ class _SparseReader:
             return
         entries = self.clip.stream.index_entries
         index = self.clip.find_keyframe(tick - self.clip.delay)
-        if self.newest_key is not None and (
-            index < 0 or entries[index].timestamp + self.clip.delay <= self.newest_key
-        ):
+        if self.newest_key is not None and (index < 0 or entries[index].timestamp <= self.newest_key):
             return
         self.decoder.drain()
         for _ in range(self.runup):

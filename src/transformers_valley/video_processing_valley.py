@@ -205,10 +205,13 @@ _SAMPLING = ("fps", "num_frames", "max_frames")
 
 def _one_sampling_rule(kwargs: dict) -> dict:
     """A given `num_frames` replaces the default `fps` and the other way round; both at once is a contradiction."""
-    for name in _SAMPLING:
+    for name in (*_SAMPLING, "num_threads"):
         value = kwargs.get(name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive number, got {value}.")
+        if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            hint = " To take every frame, pass do_sample_frames=False." if value == "all" else ""
+            raise ValueError(f"{name} must be a positive number, got {value!r}.{hint}")
+    if not isinstance(kwargs.get("num_threads") or 1, int):
+        raise ValueError(f"num_threads must be a whole number, got {kwargs['num_threads']}.")
     fps, num_frames = kwargs.get("fps"), kwargs.get("num_frames")
     if fps is not None and num_frames is not None:
         raise ValueError(f"Give either fps or num_frames, not both: got fps={fps} and num_frames={num_frames}.")

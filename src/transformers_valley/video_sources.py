@@ -6,7 +6,6 @@ A source may come from a stranger: what it can reach and how much it can take is
 """
 
 import base64
-import binascii
 import contextlib
 import io
 import ipaddress
@@ -85,10 +84,10 @@ def unwrap_segment(source: Any, start: float | None, end: float | None) -> tuple
 
 def resolve(source: Any, stack: contextlib.ExitStack) -> tuple[Any, str]:
     """Turns a source into a path, file object, torchcodec decoder or `Pictures`, and a name for messages."""
-    if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(//|.*,)", source):
+    if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", source):
         return _resolve_url(source, stack)
     if isinstance(source, str | os.PathLike):
-        return _resolve_path(os.fsdecode(source))
+        return _resolve_path(os.fsdecode(source), stack)
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source), f"<{memoryview(source).nbytes} bytes>"
     if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
@@ -106,25 +105,28 @@ def resolve(source: Any, stack: contextlib.ExitStack) -> tuple[Any, str]:
 
 
 def _resolve_url(url: str, stack: contextlib.ExitStack) -> tuple[Any, str]:
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise VideoDecodeError(url, f"it is no address ({error}).") from error
     if parts.scheme in ("http", "https"):
         path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "video")
         download_video(url, path)
         return path, url
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return _resolve_path(urllib.parse.unquote(parts.path))
+        return _resolve_path(urllib.parse.unquote(parts.path), stack)
     if parts.scheme == "data":
         header, _, payload = url.partition(",")
         if not header.endswith(";base64"):
             raise VideoDecodeError(header[:64], "a data URL of a video must be base64 encoded.")
         try:
             return io.BytesIO(base64.b64decode(urllib.parse.unquote(payload), validate=True)), header[:64]
-        except binascii.Error as error:
+        except ValueError as error:
             raise VideoDecodeError(header[:64], f"its base64 is damaged ({error}).") from error
     raise VideoDecodeError(url, f"cannot open {parts.scheme!r} addresses; use http, https, file, data or a path.")
 
 
-def _resolve_path(path: str) -> tuple[Any, str]:
+def _resolve_path(path: str, stack: contextlib.ExitStack) -> tuple[Any, str]:
     if os.path.isdir(path):
         return _pictures_from_folder(path), path
     if not os.path.exists(path):
@@ -134,7 +136,7 @@ def _resolve_path(path: str) -> tuple[Any, str]:
     if not os.access(path, os.R_OK):
         raise VideoDecodeError(path, "permission denied: this user may not read it.")
     if path.lower().endswith(IMAGE_SUFFIXES):
-        return _pictures_from_image(path), path
+        return _pictures_from_image(path, stack), path
     return path, path
 
 
@@ -142,13 +144,15 @@ def _seekable(file: BinaryIO) -> BinaryIO:
     """Gives a file object at its beginning; one that cannot go back is read into memory."""
     if isinstance(file, io.TextIOBase):
         raise TypeError("The video file is open in text mode; open it with mode 'rb'.")
-    if not file.seekable():
-        content = file.read(MAX_DOWNLOAD_BYTES + 1)
-        if len(content) > MAX_DOWNLOAD_BYTES:
+    if hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+        return file
+    content = io.BytesIO()
+    while piece := file.read(2**20):  # a raw stream gives less than it is asked for
+        content.write(piece)
+        if content.tell() > MAX_DOWNLOAD_BYTES:
             raise VideoDecodeError(str(file), f"the stream is larger than {MAX_DOWNLOAD_BYTES} bytes.")
-        return io.BytesIO(content)
-    file.seek(0)
-    return file
+    return content
 
 
 def download_video(
@@ -180,7 +184,6 @@ def download_video(
 
     if allow_local_addresses is None:
         allow_local_addresses = os.environ.get(LOCAL_ADDRESSES_VARIABLE) == "1"
-    address = httpx2.URL(url)
     late = threading.Event()
     with httpx2.Client(timeout=timeout, follow_redirects=False) as client:
         # A server that sends a byte now and then would keep every single read within its `timeout`.
@@ -188,6 +191,7 @@ def download_video(
         deadline.daemon = True
         deadline.start()
         try:
+            address = httpx2.URL(url)
             for _ in range(MAX_REDIRECTS + 1):
                 with client.stream("GET", **_pinned(address, url, allow_local_addresses)) as response:
                     if response.has_redirect_location:
@@ -195,7 +199,7 @@ def download_video(
                         continue
                     response.raise_for_status()
                     return _write_limited(response.iter_bytes(), path, url, max_bytes)
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError, OSError, RuntimeError) as error:
             reason = (
                 f"it takes longer than {max_seconds:g} seconds" if late.is_set() else error or type(error).__name__
             )
@@ -274,23 +278,23 @@ def _pictures_from_folder(folder: str) -> Pictures:
     return Pictures(len(names), lambda i: os.path.join(folder, names[i]), "images")
 
 
-def _pictures_from_image(path: str) -> Pictures:
+def _pictures_from_image(path: str, stack: contextlib.ExitStack) -> Pictures:
     """Opens a still image or an animated one (PNG, WebP; FFmpeg decodes GIF and not all of the others)."""
     with pillow_errors(path):
         from PIL import Image
 
-        with Image.open(path) as image:
-            count = getattr(image, "n_frames", 1)
-            if count == 1:
-                return Pictures(1, lambda i: path, "images")
-            seconds = []
-            for i in range(count):
-                image.seek(i)
-                image.load()
-                seconds.append((image.info.get("duration") or 100) / 1000)
+        image = stack.enter_context(Image.open(path))  # once: each frame builds on the one before
+        count = getattr(image, "n_frames", 1)
+        if count == 1:
+            return Pictures(1, lambda i: path, "images")
+        seconds = []
+        for i in range(count):
+            image.seek(i)
+            image.load()
+            seconds.append((image.info.get("duration") or 100) / 1000)
 
     def load(i: int) -> Any:
-        with pillow_errors(path), Image.open(path) as image:
+        with pillow_errors(path):
             image.seek(i)
             return image.convert("RGB")
 
@@ -304,5 +308,6 @@ def pillow_errors(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:  # Pillow's own
+    # All that Pillow raises for damaged files.
+    except (OSError, SyntaxError, TypeError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(path, f"not a readable image ({error or type(error).__name__}).") from error
