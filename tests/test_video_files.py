@@ -536,6 +536,10 @@ def test_damage_before_an_open_group_reaches_into_it(on_error, folder, tmp_path)
         with pytest.raises(VideoDecodeError, match="damaged"):
             sample_video(damaged, num_frames="all")
         return
+    first = int(packets[last_reference][0] * 25 / 12800)
+    for number in range(first, first + len(leading) + 1):
+        with pytest.raises(VideoDecodeError, match="1 of the 1 frames wanted are damaged"):
+            sample_video(damaged, fps=0.01, start=number / 25 + 0.01)
     sampled = sample_video(damaged, num_frames="all", on_error="partial")
     assert 40 < len(sampled.frames) < 60
     assert torch.equal(sampled.frames, whole.frames[sampled.metadata["frames_indices"]])

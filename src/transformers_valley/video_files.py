@@ -231,6 +231,18 @@ class Clip:
             return len(header) > 21 and header[0] == 1 and (header[21] >> 3) & 7 == 1
         return self.codec.name in ("h264", "mpeg1video", "mpeg2video")
 
+    def looks_whole(self, packet: Any) -> bool:
+        """Whether a packet is made of NAL units, in H.264: where the decoder may skip, it says nothing of others."""
+        if self.codec.name != "h264":
+            return True
+        data, header = memoryview(packet), self.codec.extradata or b""
+        if len(header) < 5 or header[0] != 1:  # units begin with a start code, not with their length
+            return b"\0\0\1" in bytes(data[:1024])
+        digits, position = (header[4] & 3) + 1, 0
+        while position + digits < len(data) and not data[position + digits] & 0x80:
+            position += digits + int.from_bytes(data[position : position + digits], "big")
+        return position == len(data)
+
     def pixel_aspect(self) -> Fraction:
         """Gives the width of a displayed pixel over its height."""
         aspect = self.stream.sample_aspect_ratio
@@ -891,7 +903,8 @@ class _SparseReader:
         packet = self.group.popleft()
         self.group_bytes -= packet.size
         if packet.pts is None or packet.pts >= self.group_begin:
-            self.decoder.feed(packet, skippable=packet.pts is not None and packet.pts < pts)
+            passed = packet.pts is not None and packet.pts < pts
+            self.decoder.feed(packet, skippable=passed and self.clip.looks_whole(packet))
         return packet.pts
 
     def _append(self, packet: Any) -> None:
