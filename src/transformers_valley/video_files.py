@@ -745,9 +745,8 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
         clip.encrypted |= any(result[2] for result in results)
     found = [pts for pts in shown if pts is not None]
     clip.disordered |= found != sorted(found)
-    if (
-        doubtful and not clip.disordered
-    ):  # a keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out
+    if doubtful and not clip.disordered:
+        # A keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out.
         again = [row for row in range(len(ticks)) if row in doubtful]
         logger.debug("%s: a second look at %d frames.", clip.name, len(again))
         _decode_part(clip, ticks, rows, timeline, again, shown, second_look=True)
