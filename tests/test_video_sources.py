@@ -237,6 +237,7 @@ def test_names_with_colons_and_commas_are_files(clip, tmp_path, monkeypatch):
         assert len(sample_video(name, fps=1).frames) == 4
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow tells what it skips
 def test_images_of_any_kind_that_are_damaged(tmp_path):
     data = io.BytesIO()
     Image.new("RGB", (8, 8)).save(data, "tiff")
