@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .video_decoding import SampledVideo
+from .video_decoding import SampledVideo, scale_frame
 
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def shrink(frame: torch.Tensor, pixels: int) -> torch.Tensor:
     scale = math.sqrt(pixels / (height * width))
     if scale >= 1:
         return frame
-    size = max(1, int(height * scale)), max(1, int(width * scale))
-    return torch.nn.functional.interpolate(frame[None], size, mode="bicubic", antialias=True)[0]
+    return scale_frame(frame, max(1, int(width * scale)), max(1, int(height * scale)))
 
 
 def clock(seconds: float, decimals: int = 1) -> str:

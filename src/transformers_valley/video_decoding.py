@@ -41,6 +41,7 @@ __all__ = [
     "available_threads",
     "download_video",
     "sample_video",
+    "scale_frame",
     "uniform_indices",
 ]
 
@@ -116,7 +117,7 @@ def sample_video(
         num_threads (`int`, *optional*): decoders that may work side by side on a file. By default
             `available_threads()`, and fewer where pictures are large or the work is small.
         backend (`str`, *optional*, defaults to `"auto"`): what decodes files, `"pyav"` or `"torchcodec"`. `"auto"` is
-            PyAV, which was faster on every clip of `benchmarks/video_sampling.py`.
+            PyAV, which was faster on every clip of `benchmarks/video_sampling.py` but that in AV1 (0.95 of its time).
 
     Returns:
         [`SampledVideo`]
@@ -352,10 +353,10 @@ def _to_tensor(picture: Any, name: str) -> torch.Tensor:
 
 def _resize(picture: torch.Tensor, size: int, name: str) -> torch.Tensor:
     new_width, new_height = _short_side(picture.shape[2], picture.shape[1], size, name)
-    return _scale(picture, new_width, new_height)
+    return scale_frame(picture, new_width, new_height)
 
 
-def _scale(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
+def scale_frame(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """Resizes a uint8 picture (3, H, W) as Pillow's bicubic does, within one grey level."""
     if picture.shape[1:] == (height, width):
         return picture
@@ -463,7 +464,7 @@ def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: 
             width, height = (width, round(height * aspect)) if turned else (round(width * aspect), height)
             rows.shown_size = (width, height)
             for row, picture in enumerate(batch.data, first):
-                rows.put(row, _scale(picture, width, height))
+                rows.put(row, scale_frame(picture, width, height))
     except (RuntimeError, ValueError, IndexError) as error:
         reason = f"torchcodec cannot decode it ({str(error).strip().partition(chr(10))[0]}); try backend='pyav'."
         raise VideoDecodeError(clip.name, reason) from error
