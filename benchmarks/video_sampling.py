@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import av  # noqa: F401 (imported before the clock starts)
@@ -66,7 +67,7 @@ CLIPS = {
 
 def make_clip(folder: Path, size: str, encoder: str, minutes: int) -> str:
     """Encodes a minute of moving patterns with a little noise, and repeats it without encoding again."""
-    name = f"{size}_{abs(hash_text(encoder))}"
+    name = f"{size}_{zlib.crc32(encoder.encode())}"
     suffix = "webm" if "webm" in encoder else "mp4"
     minute, whole = folder / f"{name}.{suffix}", folder / f"{name}_{minutes}.{suffix}"
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
@@ -80,10 +81,6 @@ def make_clip(folder: Path, size: str, encoder: str, minutes: int) -> str:
     if not whole.exists():
         subprocess.run([*ffmpeg, "-stream_loop", str(minutes - 1), "-i", minute, "-c", "copy", whole], check=True)
     return str(whole)
-
-
-def hash_text(text: str) -> int:
-    return sum(i * byte for i, byte in enumerate(text.encode(), 1))
 
 
 def valley(path, rule, num_threads=1):

@@ -12,6 +12,7 @@ import copy
 
 import pytest
 import torch
+from clips import write_clip
 from tiny import tiny_processor, tiny_tokenizer, tiny_valley
 
 
@@ -32,6 +33,18 @@ def model(_tiny):
 @pytest.fixture
 def processor(_tiny):
     return copy.deepcopy(_tiny[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the tests of one module write the clips they share."""
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    """90 frames at 25 per second: 3.6 seconds."""
+    return write_clip(folder / "clip.mp4", 90)
 
 
 @pytest.fixture(scope="session")

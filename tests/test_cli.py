@@ -3,8 +3,6 @@
 
 import importlib.metadata
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -233,12 +231,3 @@ def test_version():
 def test_program_is_installed():
     (program,) = importlib.metadata.entry_points(group="console_scripts", name="valley")
     assert program.load() is cli.app
-
-
-def test_what_commands_need_is_not_loaded_before_them():
-    code = (
-        "import sys, transformers_valley.cli\n"
-        "loaded = {'av', 'transformers_valley.contact_sheet'} & set(sys.modules)\n"
-        "assert not loaded, loaded\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,11 +79,12 @@ def test_optional_packages_are_imported_where_they_are_needed():
                 assert not top, f"{path.name}:{line} imports {module} at the top"
 
 
-def test_import_is_light():
+@pytest.mark.parametrize("module", ["transformers_valley", "transformers_valley.cli"])
+def test_import_is_light(module):
     code = (
-        "import sys, transformers_valley\n"
-        "heavy = {'trl', 'datasets', 'peft', 'gradio', 'av', 'deepspeed'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        f"import sys, {module}\n"
+        "heavy = {'trl', 'datasets', 'peft', 'gradio', 'av', 'deepspeed', 'transformers_valley.contact_sheet'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

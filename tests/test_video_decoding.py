@@ -19,17 +19,6 @@ from transformers_valley.video_decoding import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("clips")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    """90 frames at 25 per second: 3.6 seconds."""
-    return write_clip(folder / "clip.mp4", 90)
-
-
 def test_default_is_a_frame_every_two_seconds(clip):
     sampled = sample_video(clip)
     assert [read_number(frame) for frame in sampled.frames] == [0, 50]

@@ -57,17 +57,6 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("clips")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    """90 frames at 25 per second: 3.6 seconds."""
-    return write_clip(folder / "clip.mp4", 90)
-
-
 def run_ffmpeg(*arguments: str) -> bytes:
     program = imageio_ffmpeg.get_ffmpeg_exe()
     return subprocess.run([program, "-v", "error", "-y", *arguments], capture_output=True, check=True).stdout

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import write_clip
 from PIL import Image
 
 from transformers_valley import video_sources
@@ -22,17 +21,6 @@ from transformers_valley.video_decoding import (
     download_video,
     sample_video,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("clips")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    """90 frames at 25 per second: 3.6 seconds."""
-    return write_clip(folder / "clip.mp4", 90)
 
 
 def test_every_form_of_a_file_gives_the_same_frames(clip, folder):

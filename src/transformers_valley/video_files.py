@@ -11,7 +11,6 @@ import io
 import itertools
 import logging
 import math
-import os
 import threading
 from array import array
 from collections import OrderedDict, deque
@@ -132,16 +131,20 @@ class Clip:
         clip.first_key, clip.leading_shown = self.first_key, self.leading_shown
         return clip
 
-    def _size(self) -> int:
-        if isinstance(self.source, str):
-            return os.path.getsize(self.source)
-        position = self.source.tell()
-        size = self.source.seek(0, io.SEEK_END)
-        self.source.seek(position)
-        return size
+    def _size_and_head(self) -> tuple[int, bytes]:
+        """Gives the file's size and its first bytes; FFmpeg reads on where it stood."""
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.source, str):
+                file = stack.enter_context(open(self.source, "rb"))
+            else:
+                file = self.source
+                stack.callback(file.seek, file.tell())
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            return size, file.read(128)
 
     def _why_not_opened(self, error: Exception) -> str:
-        if self._size() == 0:
+        if self._size_and_head()[0] == 0:
             return "the file is empty."
         return f"not a video, or its header is damaged or missing (FFmpeg: {error.strerror})."
 
@@ -257,18 +260,10 @@ class Clip:
 
     def is_cut_off(self) -> bool:
         """Whether the file is shorter than its own index or header says."""
-        size = self._size()
+        size, head = self._size_and_head()
         entries = self.stream.index_entries
         if self.container.format.name == MOV:
             return len(entries) > 0 and entries[-1].pos + entries[-1].size > size
-        if isinstance(self.source, str):
-            with open(self.source, "rb") as file:
-                head = file.read(128)
-        else:
-            position = self.source.tell()  # where FFmpeg reads on
-            self.source.seek(0)
-            head = self.source.read(128)
-            self.source.seek(position)
         return _declared_bytes(head) > size + 1024  # some writers miscount their last bytes
 
     def close(self) -> None:
