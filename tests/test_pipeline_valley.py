@@ -6,10 +6,11 @@ import pytest
 import torch
 from clips import write_clip
 from PIL import Image
-from tiny import random_frames
+from tiny import OLD, random_frames
 from transformers import TextStreamer, pipeline
 
 from transformers_valley import VideoTextToTextPipeline
+from transformers_valley.compatibility_valley import CAN_SANITIZE
 from transformers_valley.video_decoding import VideoDecodeError
 
 
@@ -129,6 +130,7 @@ def test_an_answer_of_the_pipeline_can_be_continued(pipe, clip):
     assert longer[-1]["content"][0]["text"].startswith(messages[-1]["content"])
 
 
+@pytest.mark.skipif(OLD, reason="the pipelines of transformers up to 5.22 return one candidate")
 def test_several_candidates_per_prompt(pipe, clip):
     options = {"generate_kwargs": {"num_return_sequences": 3, "do_sample": True}, **NEW}
     assert len(pipe(clip, "What?", **options)) == 3
@@ -152,6 +154,7 @@ def test_token_ids_on_request(pipe, clip):
     assert isinstance(result[0]["generated_token_ids"], torch.Tensor)
 
 
+@pytest.mark.skipif(not CAN_SANITIZE, reason="transformers up to 5.22 cannot encode it as plain text: it is refused")
 def test_text_that_spells_a_placeholder_in_a_chat_is_text(pipe, clip):
     assert isinstance(answer(pipe(chat(clip, "What does <video> mean?"), **NEW)), str)
 

@@ -2,6 +2,8 @@
 """Tiny, real, local parts for tests: built in code, no downloads."""
 
 import torch
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
@@ -20,6 +22,7 @@ from transformers import (
 from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor, ValleyVideoProcessor
 
 
+OLD = Version(transformers.__version__) < Version("5.23")  # what `compatibility_valley.py` is for
 IMAGE_SIZE, PATCH_SIZE = 28, 14
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 

@@ -12,7 +12,6 @@ from transformers import (
     AutoProcessor,
     AutoVideoProcessor,
 )
-from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_valley import ValleyConfig
@@ -30,9 +29,6 @@ AutoModelForImageTextToText.register(ValleyConfig, ValleyForConditionalGeneratio
 AutoModelForMultimodalLM.register(ValleyConfig, ValleyForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(ValleyConfig, ValleyProcessor, exist_ok=True)
 AutoVideoProcessor.register(ValleyConfig, ValleyVideoProcessor, exist_ok=True)
-# The in-tree pipelines and `transformers serve` look a model up by name here, not in the Auto classes.
-modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
-modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text", pipeline_class=VideoTextToTextPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
 )

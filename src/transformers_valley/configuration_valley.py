@@ -5,12 +5,28 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto import modeling_auto
 from transformers.utils import auto_docstring
+
+from .compatibility_valley import SubConfigSpec, resolve_sub_configs
 
 
 # The placeholders of an image and a video, and the delimiters of the released 2023 vocabulary around their features.
 SPECIAL_TOKENS = ("<image>", "<video>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>")
+
+# Where a checkpoint that is loaded without this package finds its classes: the files beside its weights.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_valley.ValleyConfig",
+    "AutoModel": "modeling_valley.ValleyModel",
+    "AutoModelForImageTextToText": "modeling_valley.ValleyForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_valley.ValleyForConditionalGeneration",
+}
+
+# The in-tree pipelines and `transformers serve` look a model up by name here, not in the Auto classes. It is done here
+# and not where the package registers its classes: a server that trusts remote code loads this file and no package.
+modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
+modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
 
 # Fields that stand at the top level only where a language model's own config was stored flat: the 2023 code of Valley
 # and ByteDance's later, unrelated Valley2 both did this, and both call themselves `model_type: "valley"`.
@@ -55,6 +71,9 @@ class ValleyConfig(PreTrainedConfig):
         Width of the feed-forward layer of the `"transformer"` module.
     temporal_dropout (`float`, *optional*, defaults to 0.1):
         Dropout of the `"transformer"` module while training.
+    temporal_max_positions (`int`, *optional*):
+        Rows of a position table that is stored with the weights of the `"transformer"` module, as in the checkpoints
+        of 2023; no clip may have more frames. Without it sinusoidal positions are computed, for any number of frames.
     projector_bias (`bool`, *optional*, defaults to `True`):
         Whether the linear projector has a bias.
     vision_chunk_size (`int`, *optional*, defaults to 32):
@@ -102,12 +121,14 @@ class ValleyConfig(PreTrainedConfig):
     temporal_num_heads: int = 8
     temporal_intermediate_size: int = 2048
     temporal_dropout: float | int = 0.1
+    temporal_max_positions: int | None = None
     projector_bias: bool = True
     vision_chunk_size: int = 32
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         self._refuse_flat_config(kwargs)
+        resolve_sub_configs(self)
         super().__post_init__(**kwargs)
         # A decoder that ties its embeddings says so in its own config; the head lives up here.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
@@ -125,8 +146,13 @@ class ValleyConfig(PreTrainedConfig):
             )
         raise ValueError(
             f"This is a flat config of the Valley code released in 2023 (it has {flat_fields} at the top level and no "
-            "`text_config`). Its weights have to be converted before they load: the names of its tensors differ."
+            "`text_config`). Convert the checkpoint before it is loaded: `valley convert SRC DST`."
         )
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """See [`~transformers.PreTrainedConfig.save_pretrained`]. The code travels along: `auto_map` names it."""
+        self.auto_map = {**(getattr(self, "auto_map", None) or {}), **_AUTO_MAP}
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
     def temporal_hidden_size(self) -> int:
@@ -157,6 +183,14 @@ class ValleyConfig(PreTrainedConfig):
                 "temporal_num_heads to a divisor of the width."
             )
 
+    def validate_temporal_max_positions(self):
+        """Refuse an empty position table."""
+        if self.temporal_max_positions is not None and self.temporal_max_positions < 1:
+            raise ValueError(
+                f"temporal_max_positions must be at least 1, got {self.temporal_max_positions}. Leave it out to have "
+                "positions computed."
+            )
+
     def validate_token_ids(self):
         """Refuse one id for both modalities: features are placed by id."""
         if self.image_token_id == self.video_token_id:
@@ -167,5 +201,7 @@ class ValleyConfig(PreTrainedConfig):
         if self.vision_chunk_size < 1:
             raise ValueError(f"vision_chunk_size must be at least 1 frame, got {self.vision_chunk_size}.")
 
+
+ValleyConfig.register_for_auto_class()
 
 __all__ = ["SPECIAL_TOKENS", "ValleyConfig", "add_special_tokens"]

@@ -13,18 +13,19 @@ from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import select_hidden_states
 
+from .compatibility_valley import MIXES_UP_VISUALS, select_hidden_states, slice_logits_to_keep
 from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
 
 
@@ -157,14 +158,28 @@ class ValleyTemporalTransformer(ValleyTemporalModule):
         self.norm1 = nn.LayerNorm(hidden_size, eps=1e-5)
         self.norm2 = nn.LayerNorm(hidden_size, eps=1e-5)
         self.dropout = nn.Dropout(config.temporal_dropout)
+        if config.temporal_max_positions is not None:  # stored, but not trained
+            self.register_buffer("position_table", torch.empty(config.temporal_max_positions, hidden_size))
 
     def pool(self, clips: torch.Tensor) -> torch.Tensor:
         mean = clips.mean(dim=1)
-        positions = _sinusoidal_positions(clips.shape[1], clips.shape[3], clips)
+        positions = self._positions(clips)
         last = clips[:, -1] + positions[-1]
         hidden = self.norm1(last + self.dropout(self._attend(last, clips, positions)))
         feed_forward = self.linear2(self.dropout(F.relu(self.linear1(hidden))))
         return self.norm2(hidden + self.dropout(feed_forward)) + mean
+
+    def _positions(self, clips: torch.Tensor) -> torch.Tensor:
+        """Positions (T, D) of the frames of clips (clips, T, P, D)."""
+        _, num_frames, _, hidden_size = clips.shape
+        if not hasattr(self, "position_table"):
+            return _sinusoidal_positions(num_frames, hidden_size, clips)
+        if num_frames > len(self.position_table):
+            raise ValueError(
+                f"A clip of {num_frames} frames is longer than the position table of this checkpoint, which has "
+                f"{len(self.position_table)} rows (temporal_max_positions). Sample fewer frames."
+            )
+        return self.position_table[:num_frames].to(clips.dtype)
 
     def _attend(self, last: torch.Tensor, clips: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Attention of each last patch (clips, P, D) over its own past in `clips + positions` (clips, T, P, D)."""
@@ -218,6 +233,10 @@ class ValleyPreTrainedModel(PreTrainedModel):
         if isinstance(module, ValleyTemporalTransformer):  # as nn.MultiheadAttention starts
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
+            if hasattr(module, "position_table"):
+                init.copy_(
+                    module.position_table, _sinusoidal_positions(*module.position_table.shape, module.norm1.weight)
+                )
 
 
 @auto_docstring(custom_intro="Valley without a language modeling head: the merge of frames and text happens here.")
@@ -696,6 +715,25 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
         )
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args, input_ids=None, **model_kwargs):
+        if MIXES_UP_VISUALS and expand_size > 1 and input_ids is not None:
+            for modality, outputs in (model_kwargs.get("mm_encoder_outputs") or {}).items():
+                rows = (input_ids == getattr(self.config, f"{modality}_token_id")).any(-1).sum()
+                if rows and len(outputs.pooler_output) > rows:
+                    raise ValueError(
+                        f"transformers {transformers.__version__} mixes up several {modality}s of one prompt in beam "
+                        "search and with several sequences per prompt. Update to transformers 5.20 or newer, or ask "
+                        "for one sequence without beams."
+                    )
+        return super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **model_kwargs)
+
+    def _get_stopping_criteria(self, generation_config: GenerationConfig, *args, tokenizer=None, **kwargs):
+        # Checkpoints of 2023 stop at a string, for which `generate` needs their tokenizer: it lies beside the weights.
+        if generation_config.stop_strings is not None and tokenizer is None and self.name_or_path:
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
+        return super()._get_stopping_criteria(generation_config, *args, tokenizer=tokenizer, **kwargs)
+
     @classmethod
     def from_vision_text_pretrained(
         cls,
@@ -772,24 +810,44 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         return model.to(text.device, text.dtype).eval()
 
 
-@torch.no_grad()
 def _add_token_rows(tokenizer, text: PreTrainedModel) -> dict[str, int]:
-    """Add Valley's tokens to the tokenizer, and to the decoder at the mean of the rows its tokenizer knew before."""
+    """Add Valley's tokens to the tokenizer and to the decoder; gives their ids."""
     known = len(tokenizer)
     add_special_tokens(tokenizer)
     token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    new = [index for index in token_ids.values() if index >= known]
-    for embeddings in (text.get_output_embeddings(), text.get_input_embeddings()):
-        mean = embeddings.weight[:known].mean(dim=0, dtype=torch.float32)
-        embeddings.weight[new] = mean.to(embeddings.weight.dtype)
-    # Placeholders are overwritten by features and never learn, but `inputs_embeds` has to tell them apart: one small
-    # channel of each is moved by a step that bfloat16 still sees.
-    for token, channel in zip(("<image>", "<video>"), mean.abs().argsort()[len(mean) // 16 :][:2], strict=True):
-        if token_ids[token] in new:
-            embeddings.weight[token_ids[token], channel] = mean[channel] * (1 + 2**-6)
+    fill_token_rows(text.get_output_embeddings().weight, token_ids, known)
+    fill_token_rows(text.get_input_embeddings().weight, token_ids, known, tell_apart=True)
     return token_ids
 
+
+@torch.no_grad()
+def fill_token_rows(weight: torch.Tensor, token_ids: dict[str, int], known: int, tell_apart: bool = False) -> None:
+    """Put the tokens that are new into embeddings (vocabulary, hidden_size), in place.
+
+    Args:
+        weight (`torch.FloatTensor` of shape `(vocab_size, hidden_size)`):
+            Input embeddings, or the head.
+        token_ids (`dict[str, int]`):
+            Ids of Valley's tokens.
+        known (`int`):
+            How many tokens the tokenizer had before: those from there on get the mean of the rows up to there.
+        tell_apart (`bool`, *optional*, defaults to `False`):
+            Whether the two placeholders must differ, as in the input embeddings. They are overwritten by features and
+            never learn, but `inputs_embeds` has to tell them apart: one small channel of each is moved by a step that
+            bfloat16 still sees.
+    """
+    mean = weight[:known].mean(dim=0, dtype=torch.float32)
+    new = {token: index for token, index in token_ids.items() if index >= known}
+    weight[list(new.values())] = mean.to(weight.dtype)
+    if tell_apart:
+        for token, channel in zip(("<image>", "<video>"), mean.abs().argsort()[len(mean) // 16 :][:2], strict=True):
+            if token in new:
+                weight[new[token], channel] = mean[channel] * (1 + 2**-6)
+
+
+ValleyModel.register_for_auto_class("AutoModel")
+ValleyForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
 __all__ = ["ValleyForConditionalGeneration", "ValleyModel", "ValleyPreTrainedModel"]

@@ -9,9 +9,11 @@ import os
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.utils import auto_docstring
 
+from .compatibility_valley import CAN_SANITIZE
 from .configuration_valley import SPECIAL_TOKENS, add_special_tokens
 from .video_decoding import VideoSegment
 from .video_processing_valley import ValleyVideoProcessor, flatten_clips
@@ -116,6 +118,12 @@ class ValleyProcessor(ProcessorMixin):
         video_processor = ValleyVideoProcessor(**{**settings, **video_kwargs})
         return cls(image_processor, video_processor, tokenizer, chat_template=chat_template, patch_size=patch_size)
 
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """See [`~transformers.ProcessorMixin.save_pretrained`]. The code travels along: `auto_map` names it."""
+        saved = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        vars(self).pop("auto_map", None)  # it is about the folder, and loading one leaves it out too
+        return saved
+
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
         return self._visual_block(self.image_token, self._num_patches(height, width), 1)
@@ -165,7 +173,18 @@ class ValleyProcessor(ProcessorMixin):
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        # The base class counts clips and knows few of the forms they come in: it is shown their number only.
+        counts = {
+            self.image_token: 0 if images is None else len(make_flat_list_of_images(images)),
+            self.video_token: 0 if videos is None else len(videos),
+        }
+        for token, given in counts.items():  # transformers up to 5.22 does not compare
+            written = sum(prompt.count(token) for prompt in text or [])
+            if text is not None and written != given:
+                raise ValueError(
+                    f"The text has {written} {token} tokens for {given} visuals. Write one {token} for each, where it "
+                    "belongs; in a chat its content block does that."
+                )
+        # The base class knows few of the forms that clips come in: it is shown their number only.
         shown = None if videos is None else [self.video_token] * len(videos)
         super().validate_inputs(images=images, text=text, videos=shown, audio=audio, **kwargs)
 
@@ -180,6 +199,7 @@ class ValleyProcessor(ProcessorMixin):
         tokenize: bool = False,
         return_assistant_tokens_mask: bool = False,
         sanitize_control_tokens: bool | None = None,
+        load_audio_from_video: bool = False,
         **kwargs,
     ):
         """
@@ -187,33 +207,37 @@ class ValleyProcessor(ProcessorMixin):
         `<video>` in it becomes no placeholder. With `tokenize=True` such tokens are encoded as plain text
         (`sanitize_control_tokens`); where transformers cannot do that, they are refused.
 
+        `load_audio_from_video` is ignored: `transformers serve` asks every video model for the sound of its clips,
+        Valley hears nothing, and asking for the sound of a silent clip is an error.
+
         Raises:
             ValueError: if a text block spells a special token of Valley and cannot be encoded as plain text.
         """
+        if isinstance(conversation[0], dict):
+            conversation = [_normalize_message(message) for message in conversation]
+        else:
+            conversation = [[_normalize_message(message) for message in messages] for messages in conversation]
         if sanitize_control_tokens is None:
-            sanitize_control_tokens = tokenize and not return_assistant_tokens_mask
+            sanitize_control_tokens = CAN_SANITIZE and tokenize and not return_assistant_tokens_mask
         if not sanitize_control_tokens:
             _refuse_special_tokens_in_text(conversation)
+        if CAN_SANITIZE:
+            kwargs["sanitize_control_tokens"] = sanitize_control_tokens
         return super().apply_chat_template(
             conversation,
             chat_template=chat_template,
             tokenize=tokenize,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
-            sanitize_control_tokens=sanitize_control_tokens,
             **kwargs,
         )
 
-    def _normalize_conversations(self, conversation):
-        conversations, is_batched = super()._normalize_conversations(conversation)
-        for message in (message for messages in conversations for message in messages):
-            if isinstance(message.get("content"), list | tuple):
-                message["content"] = [_normalize_block(block) for block in message["content"]]
-        return conversations, is_batched
 
-    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
-        # `transformers serve` asks every video model for the sound of its clips. Valley hears nothing, and asking for
-        # the sound of a silent clip is an error.
-        return super()._multimodal_inputs_from_conversations(conversations, audio_loading_params, False)
+def _normalize_message(message: dict) -> dict:
+    """One message as the base class reads it: a copy without empty keys, its content blocks normalized."""
+    message = {key: value for key, value in message.items() if value is not None}
+    if isinstance(message.get("content"), list | tuple):
+        message["content"] = [_normalize_block(block) for block in message["content"]]
+    return message
 
 
 def _normalize_block(block: dict) -> dict:
@@ -230,9 +254,12 @@ def _normalize_block(block: dict) -> dict:
     if block["type"] == "image" or not sources:
         return block
     clip = block[sources[0]]
-    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike | list | tuple):
-        # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours.
-        clip = VideoSegment(clip, start=block.get("start"), end=block.get("end"))
+    # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours. A path is
+    # wrapped in a dict: the video processor of a folder with remote code is imported with a `VideoSegment` of its own.
+    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike):
+        clip = {"video": clip, "start": block.get("start"), "end": block.get("end")}
+    elif isinstance(clip, list | tuple):
+        clip = VideoSegment(clip)
     return {"type": "video", "video": clip}
 
 
@@ -260,5 +287,7 @@ def _output_size(processor) -> tuple[int, int]:
         raise ValueError(f"The output size is not fixed: size={size} without a centre crop. Set do_center_crop=True.")
     return size["height"], size["width"]
 
+
+ValleyProcessor.register_for_auto_class()
 
 __all__ = ["CHAT_TEMPLATE", "ValleyProcessor"]

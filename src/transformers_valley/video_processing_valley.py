@@ -255,4 +255,6 @@ def _sample_array(frames: Any, metadata: VideoMetadata | None, rule: dict) -> tu
     return (frames if len(indices) == len(frames) else frames[indices]), metadata
 
 
+ValleyVideoProcessor.register_for_auto_class()
+
 __all__ = ["ValleyVideoMetadata", "ValleyVideoProcessor", "flatten_clips"]
