@@ -121,7 +121,6 @@ class ValleyVideoProcessor(BaseVideoProcessor):
             ValueError: if `fps` and `num_frames` are both given, or a value makes no sense.
         """
         kwargs = _one_sampling_rule(kwargs)
-        rule = {name: kwargs[name] if name in kwargs else getattr(self, name) for name in _SAMPLING}
         clips = flatten_clips(videos)
         if not clips:
             raise ValueError("There is no clip in the videos given: pass at least one.")
@@ -131,7 +130,7 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         load = partial(
             self._load_clip,
             do_rescale=self._given(kwargs, "do_rescale"),
-            rule=rule if self._given(kwargs, "do_sample_frames") else {"num_frames": "all"},
+            rule=self._sampling_rule(kwargs),
             transform=self._frame_resizer(kwargs),
             on_error=self._given(kwargs, "on_error"),
             num_threads=max(1, threads // len(clips)),
@@ -144,6 +143,31 @@ class ValleyVideoProcessor(BaseVideoProcessor):
                 raise
         frames, metadata = map(list, zip(*loaded, strict=True))
         return super().preprocess(frames, **{**kwargs, "video_metadata": metadata, "do_sample_frames": False})
+
+    def sample(self, clip: Any, **kwargs: Any) -> SampledVideo:
+        """
+        Decode a clip once, to give it again and again: the frames that `preprocess` takes, in the size it gives them.
+
+        Args:
+            clip:
+                Whatever `sample_video` reads. A `SampledVideo` comes back as it is.
+            **kwargs:
+                As for `preprocess`: `fps`, `num_frames`, `max_frames`, `on_error`, `num_threads`, `size`, …
+
+        Raises:
+            VideoDecodeError: if the clip cannot be decoded or is damaged; it names the file and the reason.
+            ValueError: if `fps` and `num_frames` are both given, or a value makes no sense.
+        """
+        if isinstance(clip, SampledVideo):
+            return clip
+        kwargs = _one_sampling_rule(kwargs)
+        options = {name: self._given(kwargs, name) for name in ("on_error", "num_threads")}
+        return sample_video(clip, **self._sampling_rule(kwargs), transform=self._frame_resizer(kwargs), **options)
+
+    def _sampling_rule(self, kwargs: dict) -> dict:
+        if not self._given(kwargs, "do_sample_frames"):
+            return {"num_frames": "all"}
+        return {name: kwargs[name] if name in kwargs else getattr(self, name) for name in _SAMPLING}
 
     def _given(self, kwargs: dict, name: str) -> Any:
         return kwargs[name] if kwargs.get(name) is not None else getattr(self, name)

@@ -1,0 +1,194 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import pytest
+from clips import write_clip
+from PIL import Image
+from tiny import random_frames
+from typer.testing import CliRunner
+
+from transformers_valley import video_processing_valley
+from transformers_valley.chat import VideoChat, _trim
+from transformers_valley.cli import app
+from transformers_valley.video_decoding import VideoDecodeError, sample_video
+
+
+NEW = {"max_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture
+def chat(model, processor):
+    return VideoChat(model, processor, **NEW)
+
+
+def from_scratch(model, processor, messages):
+    """What the model answers when it reads a whole conversation at once."""
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    output = model.generate(**inputs, **NEW)[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(output, skip_special_tokens=True).strip()
+
+
+def test_answers_are_those_of_reading_the_whole_conversation_each_time(chat, model, processor, clip):
+    questions = [
+        ("What happens?", {"videos": [clip]}),
+        ("And then?", {}),
+        ("And in these?", {"videos": [random_frames(5), clip], "images": [random_frames(1)[0]]}),
+        ("Which is longer?", {}),
+    ]
+    for text, visuals in questions:
+        answer = chat.ask(text, **visuals)
+        assert answer == from_scratch(model, processor, chat.messages[:-1])
+        assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+
+
+def test_what_was_read_is_not_read_again(chat, model, processor, clip, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(
+        model.model.vision_tower,
+        "forward",
+        lambda pixels, forward=model.model.vision_tower.forward, **kwargs: (
+            encoded.append(len(pixels)) or forward(pixels, **kwargs)
+        ),
+    )
+    chat.ask("What happens?", videos=[clip])
+    first, frames = chat.num_tokens_read, sum(encoded)
+    chat.ask("What happens?")
+    assert chat.num_tokens_read < first // 2
+    assert sum(encoded) == frames
+    chat.ask("And here?", videos=[random_frames(4)])
+    assert sum(encoded) == frames + 4
+
+
+def test_a_clip_is_decoded_once(chat, clip, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        video_processing_valley,
+        "sample_video",
+        lambda source, **options: decoded.append(source) or sample_video(source, **options),
+    )
+    chat.ask("What?", videos=[clip])
+    chat.ask("And then?")
+    assert decoded == [clip]
+
+
+def test_a_changed_past_is_read_again(chat, model, processor, clip):
+    """The cache is cut where the prompt parts from what was read, and dropped where that is before a clip."""
+    chat.ask("What happens?", videos=[clip])
+    chat.messages[-1]["content"][0]["text"] = "Something else entirely."
+    assert chat.ask("Why?") == from_scratch(model, processor, chat.messages[:-1])
+    assert chat.num_tokens_read < 60
+    chat.messages.insert(0, {"role": "system", "content": "Be brief."})
+    assert chat.ask("Why?") == from_scratch(model, processor, chat.messages[:-1])
+    assert chat.num_tokens_read > 60
+
+
+def test_pieces_make_the_answer(chat, clip):
+    pieces = []
+    answer = chat.ask("What happens?", videos=[clip], on_text=pieces.append)
+    assert "".join(pieces) == answer and answer
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_stop_string_is_never_shown(size):
+    text = "  A dog # runs. \n###"
+    shown = [_trim(text[:end], ["###"], is_whole=end >= len(text)) for end in range(size, len(text) + size, size)]
+    assert shown[-1] == "A dog # runs."
+    assert all(shown[-1].startswith(part) for part in shown)
+
+
+def test_a_stop_string_ends_an_answer(model, processor, clip):
+    whole = VideoChat(model, processor, **NEW).ask("What happens?", videos=[clip])
+    stop = whole[2:4]
+    pieces = []
+    chat = VideoChat(model, processor, stop_strings=stop, **NEW)
+    assert chat.ask("What happens?", videos=[clip], on_text=pieces.append) == whole.partition(stop)[0].strip()
+    assert "".join(pieces) == chat.messages[-1]["content"][0]["text"]
+    assert chat.ask("And then?") == _trim(from_scratch(model, processor, chat.messages[:-1]), [stop], is_whole=True)
+
+
+def test_an_interrupted_answer_leaves_the_conversation_as_it_was(chat, model, processor, clip):
+    def interrupt(piece):
+        raise KeyboardInterrupt
+
+    chat.ask("What happens?", videos=[clip])
+    before = list(chat.messages)
+    with pytest.raises(KeyboardInterrupt):
+        chat.ask("And then?", on_text=interrupt)
+    assert chat.messages == before
+    assert chat.ask("And then?") == from_scratch(model, processor, chat.messages[:-1])
+
+
+def test_a_broken_clip_leaves_the_conversation_as_it_was(chat, clip, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    chat.ask("What happens?", videos=[clip])
+    before = list(chat.messages)
+    with pytest.raises(VideoDecodeError, match="broken.mp4"):
+        chat.ask("And here?", videos=[tmp_path / "broken.mp4"])
+    assert chat.messages == before and chat.ask("And then?")
+
+
+def test_a_conversation_that_is_too_long_is_refused(chat, clip):
+    with pytest.raises(ValueError, match="the model reads 4096 at most"):
+        chat.ask("a " * 5000, videos=[clip])
+    assert chat.messages == []
+
+
+def test_reset_begins_anew(model, processor, clip):
+    chat = VideoChat(model, processor, system="Be brief.", **NEW)
+    first = chat.ask("What happens?", videos=[clip])
+    chat.reset()
+    assert chat.messages == [{"role": "system", "content": "Be brief."}]
+    assert chat.ask("What happens?", videos=[clip]) == first
+
+
+# --- valley chat ---------------------------------------------------------------------------------------------------
+
+
+def talk(checkpoint, *arguments, text):
+    return CliRunner().invoke(app, ["chat", checkpoint, *arguments, "--max-new-tokens", "6"], input=text)
+
+
+def test_command_answers_line_by_line(checkpoint, model, processor, clip):
+    result = talk(checkpoint, clip, text="What happens?\n\nAnd then?\n")
+    chat = VideoChat(model, processor, **NEW)
+    answers = [chat.ask("What happens?", videos=[clip]), chat.ask("And then?")]
+    assert result.exit_code == 0
+    assert result.stdout == "".join(f"{answer}\n" for answer in answers)
+    assert "2 frames from 0:00.00 to 0:02.00" in result.stderr
+
+
+def test_command_goes_on_after_bad_input(checkpoint, clip, tmp_path):
+    result = talk(
+        checkpoint,
+        text=f"/show {tmp_path}/none.mp4\n/dance\n/show {clip}\nWhat happens?\n/reset\nHi\n/quit\nnot read\n",
+    )
+    assert result.exit_code == 0
+    assert "there is no such file" in result.stderr
+    assert "There is no command /dance; there are /show CLIP, /reset and /quit." in result.stderr
+    assert "2 frames" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["CKPT", "none.mp4"], "there is no such file"),
+        (["CKPT", "--num-frames", "4", "--fps", "1"], "exclude each other"),
+    ],
+)
+def test_command_that_cannot_begin_says_why(checkpoint, arguments, message):
+    result = CliRunner().invoke(app, ["chat", *[checkpoint if a == "CKPT" else a for a in arguments]], input="Hi\n")
+    assert result.exit_code == 1
+    assert message in result.stderr and result.stderr.strip().count("\n") == 0
+
+
+def test_sampling_of_the_command(checkpoint, clip, tmp_path):
+    result = talk(checkpoint, clip, "--num-frames", "5", text="What?\n")
+    assert "5 frames" in result.stderr
+    write_clip(tmp_path / "long.mp4", 20, fps=10)
+    assert "8 frames" in talk(checkpoint, str(tmp_path / "long.mp4"), "--fps", "4", text="What?\n").stderr
+
+
+def test_an_image_is_shown_as_an_image(checkpoint, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "picture.png")
+    assert "an image" in talk(checkpoint, str(tmp_path / "picture.png"), text="What?\n").stderr
