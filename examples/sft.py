@@ -7,10 +7,12 @@ r"""Train Valley, both stages and LoRA, with TRL's SFTTrainer. The YAML says whi
 Any key of the YAML can be given as a flag too, and then wins: `--output_dir …`, `--learning_rate …`.
 """
 
+from functools import partial
+
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
 from transformers_valley.data import load_rows
-from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable
+from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable, write_training_card
 
 
 def main(argv: list[str] | None = None) -> SFTTrainer:
@@ -44,8 +46,11 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         processing_class=processor,
         peft_config=peft_config,
     )
+    # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
+    trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
+    trainer.create_model_card()
     trainer.save_state()
     trainer.accelerator.end_training()
     return trainer

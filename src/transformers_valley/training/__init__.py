@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
+from .card import write_training_card
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
 
-__all__ = ["ValleyArguments", "load_model_and_processor", "set_trainable"]
+__all__ = ["ValleyArguments", "load_model_and_processor", "set_trainable", "write_training_card"]
