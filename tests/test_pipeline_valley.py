@@ -136,6 +136,14 @@ def test_several_candidates_per_prompt(pipe, clip):
     assert len(pipe(clip, "What?", **options)) == 3
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_the_stop_string_of_a_checkpoint_is_no_part_of_an_answer(pipe, clip, full):
+    whole = answer(pipe(clip, "What?", **NEW))
+    pipe.model.generation_config.stop_strings = [whole[1:3]]
+    cut = answer(pipe(clip, "What?", **NEW | {"return_full_text": full}))
+    assert (cut[-1]["content"] if full else cut) == whole.partition(whole[1:3])[0].strip()
+
+
 def test_streamer_prints_while_it_generates(pipe, clip, capsys):
     streamer = TextStreamer(pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
     text = answer(pipe(clip, "What happens?", generate_kwargs={"streamer": streamer}, **NEW))

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, LlamaTokenizer
 from transformers_valley import ValleyProcessor
 from transformers_valley.compatibility_valley import CAN_SANITIZE
 from transformers_valley.configuration_valley import SPECIAL_TOKENS
+from transformers_valley.processing_valley import trim_answer
 
 
 TENSORS = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -256,3 +257,12 @@ def test_a_tokenizer_without_the_tokens_is_refused():
 def test_messages_that_valley_does_not_read(processor, message, error):
     with pytest.raises(Exception, match=error):
         processor.apply_chat_template([message])
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_an_answer_is_trimmed_while_it_is_written(size):
+    text = "  A dog # runs. \n###"
+    ends = range(size, len(text) + size, size)
+    shown = [trim_answer(text[:end], ["###"], is_whole=end >= len(text)) for end in ends]
+    assert shown[-1] == "A dog # runs."
+    assert all(shown[-1].startswith(part) for part in shown)

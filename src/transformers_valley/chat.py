@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, TextStreamer
 
-from .processing_valley import ValleyProcessor
+from .processing_valley import ValleyProcessor, trim_answer
 
 
 __all__ = ["VideoChat"]
@@ -105,7 +105,7 @@ class VideoChat:
         self._read = output[0, : self._cache.get_seq_length()].cpu()
         self._visuals = self._count_visuals(ids)
         answer = self.processor.decode(output[0, len(ids) :], skip_special_tokens=True)
-        answer = _trim(answer, self._stop_strings, is_whole=True)
+        answer = trim_answer(answer, self._stop_strings, is_whole=True)
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         return answer
 
@@ -117,7 +117,7 @@ class VideoChat:
     @property
     def _stop_strings(self) -> list[str]:
         stops = self.generate_kwargs.get("stop_strings", self.model.generation_config.stop_strings) or []
-        return [stops] if isinstance(stops, str) else list(stops)
+        return [stops] if isinstance(stops, str) else stops
 
     def _check_length(self, length: int) -> None:
         limit = getattr(self.model.config.text_config, "max_position_embeddings", None)
@@ -158,17 +158,6 @@ class VideoChat:
         return counts
 
 
-def _trim(text: str, stop_strings: list[str], is_whole: bool) -> str:
-    """An answer without the space before it and the string that ends it; of one half written, what is certain."""
-    text = text.lstrip()
-    for stop in stop_strings:
-        text = text.partition(stop)[0]
-        begun = [length for length in range(1, len(stop)) if text.endswith(stop[:length])]
-        if begun and not is_whole:  # what comes next decides whether this ends the answer
-            text = text[: -max(begun)]
-    return text.rstrip()
-
-
 class _Pieces(TextStreamer):
     """Hands on the pieces of an answer as they are written."""
 
@@ -179,7 +168,7 @@ class _Pieces(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._written += text
-        certain = _trim(self._written, self._stop_strings, is_whole=stream_end)
+        certain = trim_answer(self._written, self._stop_strings, is_whole=stream_end)
         if piece := certain[self._handed_on :]:
             self._on_text(piece)
             self._handed_on = len(certain)

@@ -12,6 +12,7 @@ from transformers import AnyToAnyPipeline, GenerationConfig
 from transformers.pipelines.any_to_any import Chat, ReturnType
 from transformers.pipelines.base import PipelineDataset, PipelineIterator
 
+from .processing_valley import trim_answer
 from .video_processing_valley import flatten_clips
 
 
@@ -110,12 +111,13 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
                 record["input_text"] = record["input_text"].messages
         # The template puts a space before an answer; it is not part of it, unless the answer continues a text.
         if return_type != ReturnType.TENSORS and not continue_final_message:
+            stops = self.model.generation_config.stop_strings or []
             for record in records:
                 answer = record["generated_text"]
                 if isinstance(answer, str):
-                    record["generated_text"] = answer.strip()
+                    record["generated_text"] = trim_answer(answer, stops)
                 else:
-                    answer[-1]["content"] = answer[-1]["content"].strip()
+                    answer[-1]["content"] = trim_answer(answer[-1]["content"], stops)
         return records
 
     def get_iterator(

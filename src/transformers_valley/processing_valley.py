@@ -6,6 +6,7 @@ One placeholder per visual in the prompt becomes the block
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
@@ -15,7 +16,6 @@ from transformers.utils import auto_docstring
 
 from .compatibility_valley import CAN_SANITIZE
 from .configuration_valley import SPECIAL_TOKENS, add_special_tokens
-from .video_decoding import VideoSegment
 from .video_processing_valley import ValleyVideoProcessor, flatten_clips
 
 
@@ -254,12 +254,10 @@ def _normalize_block(block: dict) -> dict:
     if block["type"] == "image" or not sources:
         return block
     clip = block[sources[0]]
-    # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours. A path is
-    # wrapped in a dict: the video processor of a folder with remote code is imported with a `VideoSegment` of its own.
-    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike):
+    # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours. In a dict:
+    # the video processor of a folder with remote code is imported with a `VideoSegment` of its own.
+    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike | list | tuple):
         clip = {"video": clip, "start": block.get("start"), "end": block.get("end")}
-    elif isinstance(clip, list | tuple):
-        clip = VideoSegment(clip)
     return {"type": "video", "video": clip}
 
 
@@ -280,6 +278,27 @@ def _refuse_special_tokens_in_text(conversation) -> None:
                 )
 
 
+def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = True) -> str:
+    """
+    An answer without the space that the prompt leaves to the model and without the string that ends it.
+
+    Args:
+        text (`str`):
+            What the model wrote.
+        stop_strings (`Sequence[str]`, *optional*):
+            Strings of which the first one to appear ends the answer.
+        is_whole (`bool`, *optional*, defaults to `True`):
+            `False` while it is written: then what may yet turn out to be the end is left out.
+    """
+    text = text.lstrip()
+    for stop in stop_strings:
+        text = text.partition(stop)[0]
+        begun = [length for length in range(1, len(stop)) if text.endswith(stop[:length])]
+        if begun and not is_whole:
+            text = text[: -max(begun)]
+    return text.rstrip()
+
+
 def _output_size(processor) -> tuple[int, int]:
     """(height, width) of what an image or video processor hands to the model."""
     size = processor.crop_size if processor.do_center_crop else processor.size
@@ -290,4 +309,4 @@ def _output_size(processor) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor"]
+__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "trim_answer"]

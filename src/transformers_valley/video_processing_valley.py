@@ -18,7 +18,8 @@ from transformers.utils import TensorType, auto_docstring
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, is_valid_video, make_batched_metadata
 
-from .video_decoding import SampledVideo, VideoSegment, available_threads, sample_video, uniform_indices
+from .video_decoding import SampledVideo, available_threads, sample_video, uniform_indices
+from .video_sources import unwrap_segment
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -181,8 +182,9 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         **options: Any,
     ) -> tuple[Any, VideoMetadata]:
         """One clip of any form to its sampled frames (a 4-D array or tensor) and their description."""
-        if isinstance(clip, VideoSegment) and (clip.start, clip.end) == (None, None):
-            clip = clip.source
+        source, start, end = unwrap_segment(clip, None, None)
+        if (start, end) == (None, None):
+            clip = source
         if isinstance(clip, list | tuple) and clip and not isinstance(clip[0], str | os.PathLike):
             clip = _stack_frames(clip)
         if isinstance(clip, (np.ndarray, torch.Tensor)):
