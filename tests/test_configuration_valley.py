@@ -43,6 +43,7 @@ def test_tied_embeddings_of_the_decoder_are_tied():
         ({"temporal_num_heads": 0}, "divisible by temporal_num_heads=0"),
         ({"image_token_id": 5, "video_token_id": 5}, "must differ"),
         ({"vision_chunk_size": 0}, "at least 1 frame"),
+        ({"temporal_max_positions": 0}, "at least 1, got 0"),
         ({"temporal_dropout": "high"}, "temporal_dropout"),
     ],
 )

@@ -649,6 +649,46 @@ def test_a_text_only_batch_touches_every_trainable_visual_weight_and_changes_not
         assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
+def test_a_stored_position_table_begins_as_the_computed_one():
+    computed, stored = tiny_valley(), tiny_valley(temporal_max_positions=6)
+    stored.load_state_dict(computed.state_dict(), strict=False)
+    inputs = video_inputs(computed)
+    torch.testing.assert_close(stored(**inputs).logits, computed(**inputs).logits)
+
+
+def test_a_stored_position_table_is_kept_and_not_trained(tmp_path):
+    model = tiny_valley(temporal_max_positions=6)
+    table = model.model.temporal_module.position_table
+    assert not table.requires_grad
+    before = model(**video_inputs(model)).logits
+    table.copy_(torch.randn_like(table))
+    changed = model(**video_inputs(model)).logits
+    assert not torch.allclose(before, changed)
+    model.save_pretrained(tmp_path)
+    again = ValleyForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(again.model.temporal_module.position_table, table)
+    assert torch.equal(again(**video_inputs(model)).logits, changed)
+
+
+def test_a_clip_longer_than_the_position_table_is_refused():
+    model = tiny_valley(temporal_max_positions=4)
+    with pytest.raises(ValueError, match="A clip of 5 frames is longer than the position table .* has 4 rows"):
+        model(**video_inputs(model))
+
+
+def test_stop_strings_find_their_tokenizer(checkpoint, model, processor):
+    inputs = video_inputs(model, num_frames=(3,))
+    ids = model.generate(**inputs, **GENERATE)[0, inputs["input_ids"].shape[1] :]
+    stop = processor.decode(ids[:3])[-1:]
+    expected = model.generate(**inputs, **GENERATE, stop_strings=[stop], tokenizer=processor.tokenizer).tolist()
+    assert len(expected[0]) <= inputs["input_ids"].shape[1] + 3
+    loaded = ValleyForConditionalGeneration.from_pretrained(checkpoint)
+    loaded.generation_config.stop_strings = [stop]
+    assert loaded.generate(**inputs, **GENERATE).tolist() == expected
+    # Servers pass the processor.
+    assert loaded.generate(**inputs, **GENERATE, tokenizer=processor).tolist() == expected
+
+
 def test_gradient_checkpointing_changes_no_gradient(model):
     inputs = video_inputs(model)
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] > 380, -100)
