@@ -216,12 +216,14 @@ def test_frames_is_a_subcommand():
     assert "frames" in valley("--help").stdout
 
 
-def test_every_option_is_listed_on_the_page():
+@pytest.mark.parametrize("name", ["frames", "serve", "convert"])
+def test_every_option_is_listed_on_the_page(name):
     page = Path(__file__).parent.parent / "docs" / "reference" / "command_line.md"
-    listed = re.findall(r"^\| (`.*?`) \|", page.read_text(), re.MULTILINE)
+    section = re.search(rf"^## valley {name}$(.*?)^## ", page.read_text(), re.MULTILINE | re.DOTALL)[1]
+    listed = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     options = [name for cell in listed for name in re.findall(r"`(-.*?)`", cell)]
-    frames = typer.main.get_command(cli.app).commands["frames"]
-    assert options == [name for option in frames.params for name in option.opts if name.startswith("-")]
+    command = typer.main.get_command(cli.app).commands[name]
+    assert options == [name for option in command.params for name in option.opts if name.startswith("-")]
 
 
 def test_version():

@@ -8,11 +8,12 @@ import contextlib
 import importlib.metadata
 import io
 import os
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,7 +26,7 @@ MAX_PICTURE_PIXELS = 1280 * 960  # of one frame; a sheet shows none larger
 MAX_SAMPLED_PIXELS = 64_000_000  # of all frames before they are drawn: 192 MB
 
 app = typer.Typer(
-    help="Valley, a video LLM: look at clips.",
+    help="Valley, a video LLM: look at clips, convert checkpoints.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -125,12 +126,170 @@ def frames(
         typer.echo(line)
 
 
+@app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A folder with a Valley, or its name on the Hub.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, metavar="NUMBER")] = 8000,
+    allow_local_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Let requests open files in this folder. May be given several times; by default none.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda:0 or cpu.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Type of the weights, such as bfloat16.")] = "auto",
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding of answers.")] = False,
+    quantization: Annotated[
+        Literal["bnb-4bit", "bnb-8bit"] | None, typer.Option(help="Load the weights in fewer bits.")
+    ] = None,
+) -> None:
+    """Answer requests of OpenAI's clients about clips and images."""
+    with _errors_in_one_line():
+        from .serving import serve as serve_checkpoint
+
+        serve_checkpoint(
+            checkpoint,
+            host=host,
+            port=port,
+            folders=allow_local_files or (),
+            compile=compile,
+            device=device,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+        )
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder or Hub id of a Valley checkpoint of 2023, or of its adapter.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write, which is new or empty.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of what SRC is the difference to (a LLaMA), or what its adapter was trained on.",
+            metavar="BASE",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="Of the weights; auto is that in which most of them are stored."),
+    ] = "auto",
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Repository on the Hub to upload the result to.", metavar="ID")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of the Valley code of 2023 into one that transformers loads."""
+    with _errors_in_one_line():
+        from .convert_valley_weights import convert as convert_checkpoint
+
+        typer.echo(convert_checkpoint(source, destination, base, dtype, push_to_hub=push_to_hub))
+
+
+@app.command()
+def chat(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A folder with a Valley, or its name on the Hub.")],
+    clips: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLIP]...", help="What to talk about: clips and images.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions for the whole conversation.", metavar="TEXT")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames to take of a clip, spread evenly.", metavar="NUMBER")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second to take instead.", metavar="NUMBER")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.", metavar="NUMBER")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the model runs.", show_default="a GPU if there is one", metavar="NAME")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the weights, such as bfloat16.", metavar="NAME")] = "auto",
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Talk about clips in the terminal, over several turns."""
+    with _errors_in_one_line():
+        import torch
+
+        from .chat import VideoChat
+        from .modeling_valley import ValleyForConditionalGeneration
+        from .processing_valley import ValleyProcessor
+
+        if num_frames is not None and fps is not None:
+            raise ValueError("--num-frames and --fps exclude each other; choose one.")
+        processor = ValleyProcessor.from_pretrained(checkpoint)
+        if num_frames is not None or fps is not None:
+            processor.video_processor.num_frames, processor.video_processor.fps = num_frames, fps
+        shown = [_show(processor, clip) for clip in clips or []]  # a wrong path is said before the weights are read
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model = ValleyForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=dtype, attn_implementation=attn_implementation
+        )
+        options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        conversation = VideoChat(model.to(device), processor, system, **options)
+    _talk(conversation, shown)
+
+
+def _talk(conversation: Any, shown: list[tuple[str, Any]]) -> None:
+    """Reads questions until the input ends. What goes wrong with one is said, and the next one is read."""
+    if sys.stdin.isatty():
+        typer.echo("Ask. /show CLIP shows a clip or an image, /reset begins anew, /quit ends.")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if line == "/quit":
+                return
+            elif line == "/reset":
+                conversation.reset()
+                shown = []
+            elif line.startswith("/show "):
+                shown.append(_show(conversation.processor, line.removeprefix("/show ").strip()))
+            elif line.startswith("/"):
+                raise ValueError(f"There is no command {line.split()[0]}; there are /show CLIP, /reset and /quit.")
+            elif line:
+                visuals = {kind: [visual for k, visual in shown if k == kind] for kind in ("images", "videos")}
+                conversation.ask(line, **visuals, on_text=partial(typer.echo, nl=False))
+                shown = []
+                typer.echo()
+        except KeyboardInterrupt:
+            typer.echo("\n(stopped)")
+        except (ValueError, OSError) as error:
+            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+
+
+def _show(processor: Any, path: str) -> tuple[str, Any]:
+    """Opens a clip or an image for the next question, and says what is seen of it."""
+    from .contact_sheet import clock
+    from .video_sources import IMAGE_SUFFIXES
+
+    sampled = processor.video_processor.sample(path)
+    if path.lower().endswith(IMAGE_SUFFIXES) and len(sampled.frames) == 1:
+        typer.echo(f"{path}: an image", err=True)
+        return "images", sampled.frames[0]
+    times = sampled.timestamps
+    span = "" if times is None else f" from {clock(times[0], 2)} to {clock(times[-1], 2)}"
+    typer.echo(f"{path}: {len(sampled.frames)} frames{span}", err=True)
+    return "videos", sampled
+
+
 @contextlib.contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     """Ends the program with one line on stderr where a clip, a value or a file is at fault."""
     try:
         yield
-    except (ValueError, OSError) as error:  # a `VideoDecodeError` is a `ValueError`
+    except (ValueError, OSError, ImportError) as error:  # a `VideoDecodeError` is a `ValueError`
         typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from error
 

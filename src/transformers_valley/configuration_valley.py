@@ -146,7 +146,7 @@ class ValleyConfig(PreTrainedConfig):
             )
         raise ValueError(
             f"This is a flat config of the Valley code released in 2023 (it has {flat_fields} at the top level and no "
-            "`text_config`). Convert the checkpoint before it is loaded: `valley convert SRC DST`."
+            "`text_config`). It has to be converted before it is loaded: `valley convert SRC DST`."
         )
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):

@@ -1,0 +1,1020 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`convert`: a checkpoint of the Valley code of 2023 (RupertLuo/Valley) to one that transformers loads.
+
+A folder or Hub id goes in: whole weights, the difference to a LLaMA, or a LoRA adapter. A folder with config, weights,
+tokenizer, processor, generation settings, code and model card comes out. Names and shapes are checked before weights
+are read, these are then streamed file by file, and the folder appears only when it is complete.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import (
+    create_repo,
+    hf_hub_download,
+    snapshot_download,
+    split_torch_state_dict_into_shards,
+    upload_folder,
+)
+from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import normalizers
+from transformers import (
+    AutoConfig,
+    ChineseCLIPVisionConfig,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.image_utils import PILImageResampling
+
+from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
+from .model_card import PAPER_DATA, VERSIONS, write_model_card
+from .modeling_valley import ValleyForConditionalGeneration, fill_token_rows
+from .processing_valley import CHAT_TEMPLATE, ValleyProcessor
+from .video_processing_valley import ValleyVideoProcessor
+
+
+# How the names of tensors begin in 2023 and how they begin here. The first that fits counts, in both directions.
+_NAMES = (
+    ("lm_head.", "lm_head."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.norm.", "model.language_model.norm."),
+    ("model.vision_tower.vision_model.", "model.vision_tower."),
+    ("model.mm_projector.", "model.multi_modal_projector."),
+    ("model.pooling_layer.", "model.temporal_module.importance."),
+    ("model.position_matrix", "model.temporal_module.position_table"),
+    ("model.transformer_delta_encoder.layers.0.self_attn.in_proj_", "model.temporal_module.in_proj_"),
+    ("model.transformer_delta_encoder.layers.0.self_attn.out_proj.", "model.temporal_module.out_proj."),
+    ("model.transformer_delta_encoder.layers.0.", "model.temporal_module."),
+)
+_LANGUAGE_MODEL = tuple(old for old, _ in _NAMES[:4])  # what a difference is a difference in; the rest is whole
+# Tensors that carry nothing, and why.
+_IGNORED = {
+    r"model\.transforemr_adding_layer\.": "an unused copy of the temporal transformer",
+    r".*\brotary_emb\.inv_freq$": "computed from the config",
+    r".*\bembeddings\.position_ids$": "a range of numbers",
+}
+_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+_EMBEDDINGS, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+
+# The prompt of the code of 2023 (`run_valley.py`, `build_inputs`): turns end with " \n###" and no `###` stands before
+# the system message. An answer ends with "###" as well, which therefore belongs to what the model learns to write. The
+# begin token, which the tokenizer added then, is written out: transformers and servers expect a template to do so.
+RELEASED_SYSTEM_MESSAGE = (
+    "You are Valley, a large language and vision assistant trained by ByteDance. You are able to understand the "
+    "visual content or video that the user provides, and assist the user with a variety of tasks using natural "
+    "language. Follow the instructions carefully and explain your answers in detail."
+)
+_BOS = "{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}\n"
+RELEASED_CHAT_TEMPLATE = (
+    "".join(CHAT_TEMPLATE.partition("{%- endmacro -%}\n")[:2])
+    + _BOS
+    + """\
+{%- if not messages or messages[0].role != "system" -%}
+    {{- "SYSTEM_MESSAGE\\n\\n###" -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == "system" -%}
+        {{- render(message.content) ~ "\\n\\n###" -}}
+    {%- elif message.role == "user" -%}
+        {{- " Human: " ~ render(message.content) ~ " \\n###" -}}
+    {%- elif message.role == "assistant" -%}
+        {{- " Assistant:" -}}
+        {%- generation -%}
+            {{- " " ~ render(message.content) ~ " \\n###" -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception("Valley knows the roles system, user and assistant, not " ~ message.role) -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- " Assistant:" -}}{%- endif -%}
+""".replace("SYSTEM_MESSAGE", RELEASED_SYSTEM_MESSAGE)
+)
+STOP_STRING = "###"
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_ADAPTER = "adapter_model"
+# What LoRA of peft can do beyond W + scale * B @ A. A checkpoint that uses it would be merged wrongly.
+_UNSUPPORTED_LORA = (
+    "use_dora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "megatron_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+
+
+@dataclass
+class ConversionReport:
+    """
+    What [`convert`] did.
+
+    Args:
+        source (`str`), destination (`str`):
+            As they were given.
+        temporal_module (`str`):
+            `"mean"`, `"importance"` or `"transformer"`.
+        dtype (`str`):
+            Of all tensors.
+        num_tensors (`int`), num_bytes (`int`), num_files (`int`):
+            Of the weights that were written.
+        notes (`list[str]`):
+            What was inferred, ignored, dropped or added, a sentence each.
+        warnings (`list[str]`):
+            What looks wrong, a sentence each.
+    """
+
+    source: str
+    destination: str
+    temporal_module: str = ""
+    dtype: str = ""
+    num_tensors: int = 0
+    num_bytes: int = 0
+    num_files: int = 0
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.destination}: Valley {VERSIONS[self.temporal_module]} (temporal_module={self.temporal_module!r}) "
+            f"from {self.source}, {self.num_tensors} tensors in {self.dtype}, {_size(self.num_bytes)} in "
+            f"{self.num_files} file{'s' * (self.num_files > 1)}",
+            *(f"Note: {note}" for note in self.notes),
+            *(f"Warning: {warning}" for warning in self.warnings),
+            f'Use it: import transformers_valley; pipeline("video-text-to-text", model="{self.destination}")',
+        ]
+        return "\n".join(lines)
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    base: str | os.PathLike | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    max_shard_size: int | str = "5GB",
+    push_to_hub: str | None = None,
+) -> ConversionReport:
+    """
+    Convert a Valley checkpoint of 2023 into one that transformers loads.
+
+    Args:
+        source (`str`):
+            Folder or Hub id of the checkpoint: weights as `.safetensors` or `.bin`, in one file or several, or a LoRA
+            adapter of peft.
+        destination (`str`):
+            Folder to write; it must not exist yet, or be empty.
+        base (`str`, *optional*):
+            Folder or Hub id of the LLaMA that the weights are the difference to (`valley-13b-v1-delta`); of an adapter
+            the checkpoint that it was trained on, where its own config names another place.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: that in which most of the weights are stored.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`):
+            Largest size of one file of weights. About as much memory is needed.
+        push_to_hub (`str`, *optional*):
+            Id of a repository on the Hub to upload the result to.
+
+    Returns:
+        [`ConversionReport`].
+
+    Raises:
+        ValueError: if the source is no Valley checkpoint of 2023, is damaged or does not fit together; nothing is
+            written then.
+        OSError: if the disk is too small, or the upload fails; in the latter case `destination` is complete.
+        ImportError: if the tokenizer is a sentencepiece model and the packages that read it are not installed.
+    """
+    destination = Path(os.path.abspath(os.path.expanduser(destination)))
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise ValueError(f"Cannot write '{destination}': it exists already. Name a new folder, or move it away.")
+    if push_to_hub is not None:
+        validate_repo_id(push_to_hub)
+    wanted_dtype = _parse_dtype(dtype)
+    report = ConversionReport(str(source), str(destination))
+
+    folder, tensors, tokenizer_folders, base = _open_source(source, base, report)
+    old_config = _read_config(folder)
+    tokenizer = _load_tokenizer(tokenizer_folders)
+    known = len(tokenizer)
+    num_rows = _check_vocabulary(tokenizer, tensors, folder)
+    add_special_tokens(tokenizer)
+    token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+
+    _add_vision_tower(tensors, old_config, report)
+    config = _build_config(old_config, tensors, tokenizer, report)
+    kept = _check_tensors(config, tensors, num_rows, folder, report)
+    deltas = _check_base(base, tensors, report)
+
+    counts = Counter()
+    for stored in kept.values():
+        counts[stored.dtype] += math.prod(stored.shape) * stored.dtype.itemsize
+    config.dtype = wanted_dtype or counts.most_common(1)[0][0]
+    if len(counts) > 1 and wanted_dtype is None:
+        found = ", ".join(sorted(_dtype_name(one) for one in counts))
+        report.notes.append(f"Tensors are stored as {found}; all become {_dtype_name(config.dtype)}.")
+    config.text_config.vocab_size = max(num_rows, len(tokenizer))
+    with torch.device("meta"):
+        model = ValleyForConditionalGeneration(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shards = split_torch_state_dict_into_shards(
+        {name: torch.empty(shapes[name], dtype=config.dtype, device="meta") for name in kept},
+        max_shard_size=max_shard_size,
+    )
+    report.temporal_module, report.dtype = config.temporal_module, _dtype_name(config.dtype)
+    report.num_tensors, report.num_files = len(kept), len(shards.filename_to_tensors)
+    report.num_bytes = shards.metadata["total_size"]
+    report.notes.append(
+        f"`<image>` and `<video>` got the ids {config.image_token_id} and {config.video_token_id}, with embeddings at "
+        f"the mean of the {known} tokens before."
+    )
+
+    with _complete_or_nothing(destination, report.num_bytes) as target:
+        for file_name, names in shards.filename_to_tensors.items():
+            shard = {}
+            for name in names:
+                weight = _read_weight(kept[name], deltas.get(name), shapes[name], config.dtype)
+                if name in (_EMBEDDINGS, _HEAD):
+                    fill_token_rows(weight, token_ids, known, tell_apart=name == _EMBEDDINGS)
+                shard[name] = weight
+            save_file(shard, target / file_name, metadata={"format": "pt"})
+            del shard, weight
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+            (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        _save_rest(target, model, tokenizer, report, base, push_to_hub)
+
+    if push_to_hub is not None:
+        _upload(destination, push_to_hub, report)
+    return report
+
+
+def _read_weight(stored: "_Stored", delta_to: "_Stored | None", shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """One tensor as it is written: read, with its base and adapters added in float32, rounded once, rows appended."""
+    weight = stored.load()
+    if delta_to is not None or stored.lora is not None:
+        weight = weight.float()
+    if delta_to is not None:
+        rows = delta_to.shape[0]  # fewer than in the sum where the vocabulary grew
+        weight = torch.cat([weight[:rows] + delta_to.load().float(), weight[rows:]])
+    if stored.lora is not None:
+        weight = stored.lora.merge(weight)
+    if len(weight) == shape[0]:
+        return weight.to(dtype, copy=True).contiguous()
+    grown = torch.zeros(shape, dtype=dtype)
+    grown[: len(weight)] = weight
+    return grown
+
+
+# --- Where the tensors are -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a file, of which so far only the header was read."""
+
+    files: "_WeightFiles"
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None  # None where it does not hold floating point numbers
+    lora: "_LoraPair | None" = None
+
+    def load(self) -> torch.Tensor:
+        return self.files.load(self.path, self.name)
+
+
+@dataclass(frozen=True)
+class _LoraPair:
+    """What an adapter adds to one weight: scale * B @ A, of shapes (out, r) and (r, in)."""
+
+    a: _Stored
+    b: _Stored
+    scale: float
+
+    def merge(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.scale * (self.b.load().float() @ self.a.load().float())
+
+
+class _WeightFiles:
+    """The weights in a folder: headers are read at once, a tensor when it is asked for. One file is open at a time.
+
+    Raises:
+        ValueError: naming the file that lacks, is damaged or holds more than tensors.
+    """
+
+    def __init__(self, folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")):
+        self._opened: tuple[Path | None, Any] = (None, None)
+        self.tensors: dict[str, _Stored] = {}
+        for path in _weight_paths(folder, stems):
+            self.tensors |= self._read_headers(path)
+        self._opened = (None, None)
+
+    def _read_headers(self, path: Path) -> dict[str, _Stored]:
+        file, tensors = self._open(path), {}
+        try:
+            for name in file.keys():
+                if isinstance(file, dict):
+                    shape, dtype = file[name].shape, file[name].dtype
+                else:
+                    header = file.get_slice(name)
+                    shape, dtype = header.get_shape(), _DTYPES.get(header.get_dtype())
+                tensors[name] = _Stored(self, path, name, tuple(shape), dtype if dtype in _DTYPES.values() else None)
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+        return tensors
+
+    def load(self, path: Path, name: str) -> torch.Tensor:
+        file = self._open(path)
+        try:
+            return file[name] if isinstance(file, dict) else file.get_tensor(name)
+        except (SafetensorError, RuntimeError) as error:
+            raise _damaged(path, error) from error
+
+    def _open(self, path: Path):
+        """A mapping of names to tensors that stay on the disk until they are used."""
+        if self._opened[0] != path:
+            self._opened = (None, None)  # the one before goes first
+            self._opened = (path, _open_weights(path))
+        return self._opened[1]
+
+
+def _open_weights(path: Path):
+    if not path.is_file():
+        raise ValueError(f"The weights are incomplete: '{path}' is missing. Download it again.")
+    if path.suffix == ".safetensors":
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # the form before torch 1.6 cannot be mapped
+        tensors = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        if "weights_only" in str(error):
+            raise ValueError(
+                f"Cannot read '{path}': it holds more than tensors. Loading it could run code that it brings along, "
+                "so it is refused."
+            ) from error
+        raise _damaged(path, error) from error
+    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
+        raise ValueError(f"Cannot read '{path}': it is no mapping of names to tensors, as a state dict is.")
+    return dict(tensors)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
+    return ValueError(f"Cannot read '{path}': it is damaged or cut off ({reason}). Download it again.")
+
+
+def _weight_paths(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """Files of weights in the order in which transformers looks for them; none if there are none."""
+    for suffix in (".safetensors", ".bin"):
+        for stem in stems:
+            single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+            if single.exists():
+                return [single]
+            if index.exists():
+                names = _read_json(index).get("weight_map")
+                if not isinstance(names, dict) or not names:
+                    raise ValueError(f"'{index}' has no `weight_map` that names the files of the tensors.")
+                return [folder / name for name in sorted(set(names.values()))]
+            if parts := sorted(folder.glob(f"{stem}-*-of-[0-9]*{suffix}")):
+                total = int(re.search(r"-of-(\d+)", parts[0].name)[1])
+                if len(parts) != total:
+                    raise ValueError(f"'{folder}' has {len(parts)} of {total} files of weights. Download the others.")
+                return parts
+    return []
+
+
+def _fetch(source: str | os.PathLike) -> Path:
+    """A folder as it is, a Hub id as a folder with the config, tokenizer and weights of its repository."""
+    if os.path.isdir(os.path.expanduser(source)):
+        return Path(os.path.expanduser(source))
+    if os.path.exists(source):
+        raise ValueError(f"'{source}' is a file. Give the folder that it lies in.")
+    small = ["*.json", "tokenizer.model"]
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=[*small, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            pickles = ["pytorch_model*.bin", "adapter_model.bin"]
+            folder = Path(snapshot_download(str(source), allow_patterns=[*small, *pickles]))
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"'{source}' is neither a folder nor a repository of the Hub that can be downloaded ({reason})."
+        ) from error
+    return folder
+
+
+def _open_source(
+    source: str | os.PathLike, base: str | os.PathLike | None, report: ConversionReport
+) -> tuple[Path, dict[str, _Stored], list[Path], "str | os.PathLike | None"]:
+    """The checkpoint's folder, its tensors by their old names, where its tokenizer may lie, the base of a delta."""
+    given = folder = _fetch(source)
+    tokenizer_folders = [given]
+    adapter = None
+    if (given / "adapter_config.json").exists():
+        adapter = _read_json(given / "adapter_config.json")
+        _check_adapter(adapter, given)
+        trained_on = base or adapter.get("base_model_name_or_path")
+        if (given / "config.json").exists() and _weight_paths(given, ("model", "pytorch_model")):
+            if base is not None:
+                raise ValueError(
+                    f"'{source}' has an adapter and the weights that it belongs to: leave out the base '{base}'."
+                )
+        elif trained_on is None:
+            raise ValueError(f"'{source}' is an adapter and does not say of what. Give that checkpoint as the base.")
+        else:
+            report.notes.append(f"The adapter is merged into {trained_on}.")
+            folder, base = _fetch(trained_on), None
+            tokenizer_folders.append(folder)
+    _check_kind(folder)
+    tensors = _WeightFiles(folder).tensors
+    if not tensors:
+        raise ValueError(f"There are no weights in '{folder}': neither model*.safetensors nor pytorch_model*.bin.")
+    tensors = {_old_name(name): stored for name, stored in tensors.items()}
+    if adapter is not None:
+        _attach_adapter(tensors, adapter, given, report)
+        name = adapter.get("base_model_name_or_path")
+        if not any((place / file).exists() for place in tokenizer_folders for file in _TOKENIZER_FILES) and name:
+            tokenizer_folders.append(_fetch(name))
+    return folder, tensors, tokenizer_folders, base
+
+
+def _old_name(name: str) -> str:
+    """With one spelling of the vision tower: some versions of transformers leave out `vision_model.`."""
+    return re.sub(r"^model\.vision_tower\.(?!vision_model\.)", "model.vision_tower.vision_model.", name)
+
+
+def _new_name(old: str) -> str | None:
+    return next((new + old.removeprefix(begin) for begin, new in _NAMES if old.startswith(begin)), None)
+
+
+def _original_name(new: str) -> str:
+    return next(old + new.removeprefix(begin) for old, begin in _NAMES if new.startswith(begin))
+
+
+# --- Adapters and deltas -------------------------------------------------------------------------------------------
+
+
+def _check_adapter(adapter: dict, folder: Path) -> None:
+    """Refuse what is more than W + scale * B @ A."""
+    if adapter.get("peft_type") != "LORA":
+        raise ValueError(f"The adapter in '{folder}' is of type {adapter.get('peft_type')!r}; only 'LORA' is merged.")
+    used = [name for name in _UNSUPPORTED_LORA if adapter.get(name)]
+    if adapter.get("bias", "none") != "none":
+        used.append(f"bias={adapter['bias']!r}")
+    if used:
+        raise ValueError(f"The LoRA adapter in '{folder}' uses {', '.join(used)}, which cannot be merged here.")
+
+
+def _attach_adapter(tensors: dict[str, _Stored], adapter: dict, folder: Path, report: ConversionReport) -> None:
+    """Note in `tensors` what the adapter changes: a `lora` for weights it adds to, its own for those it replaces."""
+    stored = _WeightFiles(folder, (_ADAPTER,)).tensors
+    if not stored:
+        raise ValueError(f"There are no weights in '{folder}': neither {_ADAPTER}.safetensors nor {_ADAPTER}.bin.")
+    pairs: dict[str, dict[str, _Stored]] = {}
+    replaced: dict[str, _Stored] = {}
+    for name, part in stored.items():
+        name = re.sub(r"^base_model\.model\.|\.modules_to_save\b|\.default\b(?=\.)", "", name)
+        if match := re.fullmatch(r"(.*)\.lora_([AB])(\.default)?\.weight", name):
+            pairs.setdefault(_old_name(f"{match[1]}.weight"), {})[match[2]] = part
+        else:
+            replaced[_old_name(name)] = part
+    problems = [f"{name}: no such tensor in the checkpoint" for name in (*pairs, *replaced) if name not in tensors]
+    for name, pair in pairs.items():
+        if name not in tensors:
+            continue
+        shapes = {letter: part.shape for letter, part in pair.items()}
+        rows, columns = (*tensors[name].shape, 0, 0)[:2]
+        if len(shapes) != 2 or shapes["B"] != (rows, shapes["A"][0]) or shapes["A"][1:] != (columns,):
+            problems.append(f"{name}: {tensors[name].shape} in the checkpoint, {shapes} in the adapter")
+    if problems:
+        raise ValueError(f"The adapter in '{folder}' does not fit its checkpoint. {_listing(problems)}")
+
+    for name, pair in pairs.items():
+        rank = pair["A"].shape[0]
+        patterns = (adapter.get("alpha_pattern") or {}).items()
+        module = name.removesuffix(".weight")
+        matching = [value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module)]
+        alpha = matching[0] if matching else adapter["lora_alpha"]
+        scale = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
+        tensors[name] = dataclasses.replace(tensors[name], lora=_LoraPair(pair["A"], pair["B"], scale))
+    tensors.update(replaced)
+    report.notes.append(f"The adapter changes {len(pairs)} tensors and replaces {len(replaced)}.")
+
+
+def _check_base(
+    base: str | os.PathLike | None, tensors: dict[str, _Stored], report: ConversionReport
+) -> dict[str, _Stored]:
+    """What is added to which tensor, by its new name."""
+    norm = tensors["model.norm.weight"].load().float().abs().mean().item()
+    if base is None:
+        if norm < 0.1:
+            report.warnings.append(
+                f"The weights look like the difference to another model (model.norm.weight is {norm:.2g} on average). "
+                "If so, give the LLaMA they belong to as the base (--base)."
+            )
+        return {}
+    if norm > 0.5:
+        report.warnings.append(
+            f"The weights look whole and not like a difference (model.norm.weight is {norm:.2g} on average), and the "
+            "base was added to them. If that is wrong, convert again without a base."
+        )
+    folder = _fetch(base)
+    base_tensors = _WeightFiles(folder).tensors
+    if not base_tensors:
+        raise ValueError(f"There are no weights in the base '{base}'.")
+    problems, deltas = [], {}
+    for name, stored in tensors.items():
+        if not name.startswith(_LANGUAGE_MODEL) or _ignored_because(name):
+            continue
+        found = base_tensors.get(name)
+        if found is None:
+            problems.append(f"{name}: missing in the base, {stored.shape} in the difference")
+            continue
+        grown = name in _VOCABULARY and found.shape[0] < stored.shape[0] and found.shape[1:] == stored.shape[1:]
+        if found.dtype is None or not (grown or found.shape == stored.shape):
+            problems.append(f"{name}: {found.shape} in the base, {stored.shape} in the difference")
+        else:
+            deltas[_new_name(name)] = found
+    if problems:
+        raise ValueError(f"The base '{base}' does not fit the weights. {_listing(problems)}")
+    report.notes.append(f"The weights of {base} were added to {len(deltas)} tensors of the language model.")
+    return deltas
+
+
+# --- Config --------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot read '{path}': {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Cannot read '{path}': it holds no mapping.")
+    return content
+
+
+def _read_config(folder: Path) -> dict:
+    if not (folder / "config.json").exists():
+        raise ValueError(f"There is no config.json in '{folder}': it is no checkpoint.")
+    return _read_json(folder / "config.json")
+
+
+def _check_kind(folder: Path) -> None:
+    """Refuse what is no checkpoint of the code of 2023, and say what it is."""
+    config = _read_config(folder)
+    architectures, model_type = config.get("architectures") or [], config.get("model_type")
+    described = f"architectures={architectures}, model_type={model_type!r}"
+    if "ValleyForConditionalGeneration" in architectures or (
+        model_type == "valley" and not architectures and "text_config" in config
+    ):
+        raise ValueError(f"'{folder}' is already native: load it as it is, there is nothing to convert.")
+    if "ValleyLlamaForCausalLM" in architectures:
+        return
+    if not architectures and model_type in ("valley", "llama") and "mm_hidden_size" in config:
+        return
+    if str(model_type).startswith("valley") or any(name.startswith("Valley") for name in architectures):
+        raise ValueError(
+            f"'{folder}' is a checkpoint of ByteDance's Valley2 or Valley3 ({described}), unrelated models that share "
+            "the name. transformers_valley cannot load them; use the code published with that checkpoint."
+        )
+    if model_type == "llama":
+        raise ValueError(
+            f"'{folder}' is a plain LLaMA ({described}) without anything of Valley's. Convert a Valley checkpoint; "
+            "the LLaMA may be the base (--base) of one that is stored as a difference."
+        )
+    raise ValueError(
+        f"'{folder}' is no Valley checkpoint of 2023 ({described}); expected architectures=['ValleyLlamaForCausalLM']."
+    )
+
+
+def _build_config(old: dict, tensors: dict[str, _Stored], tokenizer, report: ConversionReport) -> ValleyConfig:
+    """The native config. What the old one does not say is read from the shapes of the tensors."""
+    shapes = {new: stored.shape for name, stored in tensors.items() if (new := _new_name(name))}
+    if old.get("use_delta_transformer"):
+        temporal_module = "transformer"
+    else:
+        temporal_module = "importance" if old.get("use_patch_importance_pooling") else "mean"
+    temporal = {}
+    if temporal_module == "transformer":
+        temporal["temporal_intermediate_size"] = shapes.get("model.temporal_module.linear1.weight", (2048,))[0]
+        if table := shapes.get("model.temporal_module.position_table"):
+            temporal["temporal_max_positions"] = table[0]
+        else:
+            report.warnings.append("model.position_matrix is not stored: sinusoidal positions will be computed.")
+
+    generic = {one.name for one in dataclasses.fields(PreTrainedConfig)}
+    fields = {one.name for one in dataclasses.fields(LlamaConfig)} - generic | {"rope_theta", "rope_scaling"}
+    text = {name: value for name, value in old.items() if name in fields and value is not None}
+    # Configs of the first LLaMAs have wrong ids (`pad_token_id: -1`): the tokenizer knows them.
+    text.update({f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")})
+    text.setdefault("max_position_embeddings", old.get("max_sequence_length", 2048))
+    try:
+        return ValleyConfig(
+            vision_config=_vision_config(str(old.get("mm_vision_tower")), shapes, report),
+            text_config=LlamaConfig(**text),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            vision_feature_layer=old.get("mm_vision_select_layer", -1),
+            temporal_module=temporal_module,
+            temporal_space="text",
+            architectures=["ValleyForConditionalGeneration"],
+            **temporal,
+        )
+    except StrictDataclassError as error:
+        raise ValueError(f"The config.json of '{report.source}' has a value that makes no sense: {error}") from error
+
+
+def _vision_config(tower: str, shapes: dict[str, tuple[int, ...]], report: ConversionReport) -> PreTrainedConfig:
+    """Config of the vision tower: that of the named one where it can be read, else what the shapes tell."""
+    prefix = "model.vision_tower."
+    layers = {int(m[1]) for name in shapes if (m := re.match(rf"{prefix}encoder\.layers\.(\d+)\.", name))}
+    try:
+        hidden_size, _, _, patch_size = shapes[prefix + "embeddings.patch_embedding.weight"]
+        num_positions = shapes[prefix + "embeddings.position_embedding.weight"][0]
+        intermediate_size = shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"The vision tower in '{report.source}' is no CLIP: missing or misshapen {error}. Its tensors begin with "
+            "model.vision_tower.vision_model."
+        ) from error
+    found = {
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": max(layers, default=-1) + 1,
+        "patch_size": patch_size,
+        "image_size": math.isqrt(num_positions - 1) * patch_size,
+    }
+    config = _named_tower_config(tower)
+    if config is None:
+        config_class = ChineseCLIPVisionConfig if "chinese" in tower.lower() else CLIPVisionConfig
+        heads = max(1, hidden_size // 64)
+        report.notes.append(
+            f"The config of the vision tower '{tower}' could not be read and was inferred from its tensors: "
+            f"layers={found['num_hidden_layers']}, heads={heads} ({hidden_size // heads} wide), patches of "
+            f"{patch_size} in {found['image_size']} pixels, quick_gelu."
+        )
+        return config_class(**found, num_attention_heads=heads, hidden_act="quick_gelu")
+    wrong = [
+        f"{name}={getattr(config, name)} in the config and {value} in the tensors"
+        for name, value in found.items()
+        if getattr(config, name) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"The config of the vision tower '{tower}' contradicts the tensors in '{report.source}': "
+            f"{', '.join(wrong)}. Set mm_vision_tower in its config.json to the tower that it was trained with."
+        )
+    config.architectures, config.dtype = None, None  # those of a checkpoint of its own
+    return config
+
+
+def _named_tower_config(tower: str) -> PreTrainedConfig | None:
+    """Config of the vision model in a folder, the Hub's cache or the Hub."""
+    try:
+        folder = tower if os.path.isdir(tower) else Path(hf_hub_download(tower, "config.json")).parent
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError):
+        return None
+    config = getattr(config, "vision_config", config)
+    return config if isinstance(config, CLIPVisionConfig | ChineseCLIPVisionConfig) else None
+
+
+def _add_vision_tower(tensors: dict[str, _Stored], config: dict, report: ConversionReport) -> None:
+    """Where the weights hold no vision tower, take the tensors of the one that the config names."""
+    prefix = "model.vision_tower.vision_model."
+    if any(name.startswith(prefix) for name in tensors):
+        return
+    tower = config.get("mm_vision_tower")
+    try:
+        if not tower:
+            raise ValueError("its config.json has no mm_vision_tower.")
+        found = _WeightFiles(_fetch(tower)).tensors
+        vision = r"(vision_model\.)?((embeddings\.(class|patch|position)_|encoder\.|pre_layrnorm|post_layernorm).*)"
+        named = {prefix + m[2]: stored for name, stored in found.items() if (m := re.fullmatch(vision, name))}
+        if not named:
+            raise ValueError(f"there are no weights of a CLIP in '{tower}'.")
+    except ValueError as error:
+        raise ValueError(
+            f"'{report.source}' holds no vision tower, and the one it names cannot be had: {error} Set "
+            "mm_vision_tower in its config.json to a folder with that model."
+        ) from error
+    tensors.update(named)
+    report.notes.append(f"The vision tower is not stored and was taken from {tower}.")
+
+
+# --- Tensors -------------------------------------------------------------------------------------------------------
+
+
+def _ignored_because(old: str) -> str | None:
+    return next((reason for pattern, reason in _IGNORED.items() if re.match(pattern, old)), None)
+
+
+def _check_tensors(
+    config: ValleyConfig, tensors: dict[str, _Stored], num_rows: int, folder: Path, report: ConversionReport
+) -> dict[str, _Stored]:
+    """The tensors that are written, by their new names and in the order of their files."""
+    config.text_config.vocab_size = num_rows
+    with torch.device("meta"):
+        model = ValleyForConditionalGeneration(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    unused = model.model._keys_to_ignore_on_load_unexpected or []
+    if config.tie_word_embeddings:
+        del expected[_HEAD]
+
+    kept: dict[str, _Stored] = {}
+    extra: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    for old, stored in tensors.items():
+        new, reason = _new_name(old), _ignored_because(old)
+        if reason is None and new is not None and new not in expected:
+            if any(re.search(pattern, new) for pattern in unused):
+                reason = "because the vision tower ends at the layer that is read (mm_vision_select_layer)"
+            elif new.startswith("model.temporal_module.importance.") and config.temporal_module == "transformer":
+                reason = "because use_delta_transformer wins over use_patch_importance_pooling"
+            elif new == _HEAD:
+                reason = "because the head is tied to the embeddings"
+        if reason is not None:
+            left_out.setdefault(reason, []).append(old)
+        elif new in expected:
+            kept[new] = stored
+        else:
+            extra.append(old)
+    for reason, names in left_out.items():
+        count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
+        report.notes.append(f"Left out {count}, {reason}: {_summary(names)}.")
+
+    problems = {
+        "missing": [f"{_original_name(name)} {shape}" for name, shape in expected.items() if name not in kept],
+        "not known": extra,
+        "of another shape than the config says": [
+            f"{_original_name(name)} {stored.shape} instead of {expected[name]}"
+            for name, stored in kept.items()
+            if stored.shape != expected[name]
+        ],
+        "without floating point numbers": [_original_name(name) for name in kept if kept[name].dtype is None],
+    }
+    found = [f"Tensors {what} ({len(names)}): {_listing(names)}" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(f"The weights in '{folder}' do not make a Valley. {' '.join(found)}")
+    return kept
+
+
+def _summary(names: list[str]) -> str:
+    """One name with a `*` for what differs: `model.layers.*.self_attn.rotary_emb.inv_freq`."""
+    if len(names) == 1:
+        return names[0]
+    begin = os.path.commonprefix(names).rpartition(".")[0]
+    end = os.path.commonprefix([name[::-1] for name in names])[::-1].partition(".")[2]
+    return ".".join(part for part in (begin, "*", end) if part)
+
+
+def _listing(names: Iterable[str], most: int = 40) -> str:
+    names = list(names)
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more + "."
+
+
+# --- Tokenizer, processor and the rest -----------------------------------------------------------------------------
+
+
+def _load_tokenizer(folders: list[Path]) -> PreTrainedTokenizerFast:
+    """The tokenizer of the first folder that has one, as it was used in 2023.
+
+    It is not asked for through `AutoTokenizer`, which reads the flat config and does not know all names that the class
+    had in 2023.
+    """
+    folder = next((one for one in folders if any((one / name).exists() for name in _TOKENIZER_FILES)), None)
+    if folder is None:
+        places = " or ".join(f"'{one}'" for one in folders)
+        raise ValueError(f"There is no tokenizer in {places}: neither {' nor '.join(_TOKENIZER_FILES)}.")
+    if not (folder / "tokenizer.json").exists():
+        return _load_sentencepiece(folder)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the library that parses it raises plain exceptions
+        raise ValueError(f"Cannot read the tokenizer in '{folder}': {error}.") from error
+
+
+def _load_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
+    packages = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+    missing = [package for module, package in packages.items() if not _is_installed(module)]
+    if missing:
+        raise ImportError(
+            f"The tokenizer in '{folder}' is a sentencepiece model; to read it, run: pip install {' '.join(missing)}"
+        )
+    path = folder / "tokenizer_config.json"
+    settings = {"add_bos_token": True, "legacy": True} | (_read_json(path) if path.exists() else {})
+    try:
+        slow = LlamaTokenizer.from_pretrained(folder, add_bos_token=settings["add_bos_token"])
+    except Exception as error:
+        raise ValueError(f"Cannot read the tokenizer in '{folder}': {error}.") from error
+    if settings["legacy"] is not False:
+        # Up to mid 2023 every piece of text between special tokens began with a space, as sentencepiece puts it.
+        space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        slow.backend_tokenizer.normalizer = normalizers.Sequence(space)
+        slow.backend_tokenizer.pre_tokenizer = None
+    path = folder / "added_tokens.json"
+    ids = _read_json(path) if path.exists() else {}
+    if moved := [token for token, index in ids.items() if slow.convert_tokens_to_ids(token) != index]:
+        raise ValueError(f"'{path}' leaves a gap after the vocabulary: {', '.join(moved)} cannot keep their ids.")
+    # Some files name no special tokens at all, or empty ones.
+    special = {name: getattr(slow, f"{name}_token") or None for name in ("bos", "eos", "unk", "pad")}
+    for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>")):
+        special[name] = special[name] or token
+    # A class of its own would be built anew from vocabulary and merges, and lose the above.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=slow.backend_tokenizer,
+        model_max_length=slow.model_max_length,
+        clean_up_tokenization_spaces=False,
+        **{f"{name}_token": token for name, token in special.items() if token},
+    )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, tensors: dict[str, _Stored], folder: Path) -> int:
+    """Rows of the embeddings, after the tokenizer was found to fit them and to know the delimiters."""
+    delimiters = SPECIAL_TOKENS[2:]
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in delimiters if token not in vocabulary]:
+        raise ValueError(
+            f"The tokenizer of '{folder}' lacks {', '.join(missing)}: it is not the one that Valley was trained with."
+        )
+    if lacking := [name for name in (*_VOCABULARY[:1], "model.norm.weight") if name not in tensors]:
+        raise ValueError(f"The weights in '{folder}' do not make a Valley. Missing: {_listing(lacking)}")
+    num_rows = tensors[_VOCABULARY[0]].shape[0]
+    if len(tokenizer) > num_rows:
+        raise ValueError(
+            f"The tokenizer of '{folder}' has {len(tokenizer)} tokens and the weights only {num_rows} rows "
+            f"({_VOCABULARY[0]}): they do not belong together."
+        )
+    return num_rows
+
+
+def _save_rest(
+    folder: Path,
+    model: ValleyForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    report: ConversionReport,
+    base: str | os.PathLike | None,
+    repo_id: str | None,
+) -> None:
+    """Everything but the weights: config with the code it names, processor, generation settings, model card."""
+    config, size = model.config, model.config.vision_config.image_size
+    model.config.save_pretrained(folder)
+    custom_object_save(model, folder, config=config)
+    for path in folder.glob("*.safetensors"):  # safetensors lets nobody else read what it writes
+        shutil.copymode(folder / "config.json", path)
+
+    frames = {
+        "size": {"shortest_edge": max(256, size * 256 // 224)},
+        "crop_size": {"height": size, "width": size},
+        "resample": PILImageResampling.BILINEAR,
+    }
+    for name in ("is_local", "local_files_only"):  # how it was loaded is no setting of it
+        tokenizer.init_kwargs.pop(name, None)
+    adds_bos = tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    processor = ValleyProcessor(
+        CLIPImageProcessor(**frames),
+        ValleyVideoProcessor(num_frames=8, **frames),
+        tokenizer,
+        chat_template=RELEASED_CHAT_TEMPLATE if adds_bos else RELEASED_CHAT_TEMPLATE.replace(_BOS, ""),
+        patch_size=config.vision_config.patch_size,
+    )
+    processor.save_pretrained(folder)
+    GenerationConfig(
+        do_sample=False,
+        max_new_tokens=1024,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        stop_strings=[STOP_STRING],
+    ).save_pretrained(folder)
+
+    chinese = config.vision_config.model_type.startswith("chinese")
+    write_model_card(
+        folder,
+        repo_id=repo_id,
+        license="other",
+        license_name="research-only",
+        license_link="https://github.com/RupertLuo/Valley#readme",
+        base_models=None if base is None else [str(base)],
+        converted_from=Path(report.source).resolve().name if os.path.isdir(report.source) else report.source,
+        datasets=None if chinese else PAPER_DATA,
+        language="zh" if chinese else None,
+        notes=[
+            "The authors of [RupertLuo/Valley](https://github.com/RupertLuo/Valley) release these weights for "
+            "research only, under the terms of LLaMA, Vicuna and GPT-4, and their code under Apache-2.0.",
+            *report.notes,
+            *report.warnings,
+        ],
+    )
+
+
+# --- Writing -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _complete_or_nothing(destination: Path, num_bytes: int) -> Iterator[Path]:
+    """A folder to write into that takes the place of `destination` at the end, and is gone after any failure."""
+    parent = destination.parent
+    existing = next(folder for folder in (parent, *parent.parents) if folder.exists())
+    _check_space(existing, num_bytes)
+    work = parent / f".{destination.name}.incomplete-{uuid.uuid4().hex[:8]}"
+    # The first folder that is new goes, when all that was made has to go.
+    made = next((folder for folder in (*reversed(parent.parents), parent) if not folder.exists()), work)
+    try:
+        (work / destination.name).mkdir(parents=True)  # under its own name, which the model card tells
+        yield work / destination.name
+        os.rename(work / destination.name, destination)
+        work.rmdir()
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            free = shutil.disk_usage(existing).free
+            raise OSError(
+                f"The disk of '{existing}' became full: {_size(num_bytes)} ({num_bytes} bytes) are needed for the "
+                f"weights, {_size(free)} ({free} bytes) are free. Nothing was kept; choose another disk."
+            ) from error
+        raise
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(
+            f"The disk of '{folder}' is too small: {_size(num_bytes)} ({num_bytes} bytes) are needed for the weights, "
+            f"{_size(free)} ({free} bytes) are free. Choose another disk."
+        )
+
+
+def _upload(folder: Path, repo_id: str, report: ConversionReport) -> None:
+    try:
+        url = create_repo(repo_id, exist_ok=True)
+        upload_folder(repo_id=repo_id, folder_path=folder)
+    except Exception as error:  # of the network, of rights, of the Hub
+        raise OSError(
+            f"'{folder}' is complete, but was not uploaded to '{repo_id}': {str(error).strip()} Try again with: "
+            f"hf upload {repo_id} {folder}"
+        ) from error
+    report.notes.append(f"Uploaded to {url}.")
+
+
+def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    name = "auto" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in _DTYPE_NAMES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPE_NAMES)}.")
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _dtype_name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+__all__ = ["ConversionReport", "RELEASED_CHAT_TEMPLATE", "RELEASED_SYSTEM_MESSAGE", "convert"]
