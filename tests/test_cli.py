@@ -216,7 +216,7 @@ def test_frames_is_a_subcommand():
     assert "frames" in valley("--help").stdout
 
 
-@pytest.mark.parametrize("name", ["frames", "serve", "convert"])
+@pytest.mark.parametrize("name", ["frames", "serve", "chat", "convert"])
 def test_every_option_is_listed_on_the_page(name):
     page = Path(__file__).parent.parent / "docs" / "reference" / "command_line.md"
     section = re.search(rf"^## valley {name}$(.*?)^## ", page.read_text(), re.MULTILINE | re.DOTALL)[1]

@@ -1,0 +1,338 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""The speed of an answer: Valley against LLaVA-NeXT-Video and Video-LLaVA of transformers, on one clip in one run.
+
+    python benchmarks/generation.py                      # everything; on a GPU with models of 7 and 13 billion weights
+    python benchmarks/generation.py --frames 8 32        # fewer frames
+    python benchmarks/generation.py --only followup attention
+
+All three models share one vision tower and one language model, weights included, and read the same pixels. Weights
+are random: speed does not depend on what they say. LLaVA-NeXT-Video's released checkpoints see 336 pixels and spend
+144 tokens a frame; here it sees the 224 of the others, and spends 64. Decoding the clip is the same for all and is
+timed by `video_sampling.py`.
+
+"first" is the time from pixels to the first token, "tokens/s" the rate after it, memory what the run adds at its peak.
+"""
+
+import argparse
+import ctypes
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from temporal_module import memory, reset_peak_memory
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CompileConfig,
+    DynamicCache,
+    LlamaConfig,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.utils import logging
+
+from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyVideoProcessor
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = DEVICE.type == "cuda"
+DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+NEW_TOKENS, ROUNDS = 32, 3
+ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token ends an answer: all are equally long
+LONGEST = 20.0  # seconds after which a measurement is not repeated
+VOCABULARY, IMAGE, VIDEO = 32006, 32000, 32001
+QUESTION = list(range(100, 116))  # 16 tokens, before and after the clip
+
+VISION = {  # ViT-L/14 on a GPU, ViT-S/14 on a CPU
+    True: dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
+    False: dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6),
+}[ON_GPU]
+TEXT = {
+    "7B": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
+    "13B": dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
+    "60M": dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
+}
+SIZES = ("7B", "13B") if ON_GPU else ("60M",)
+
+
+class Result(NamedTuple):
+    """Seconds to the first token, tokens per second after it, and megabytes that a run adds at its peak."""
+
+    first: float
+    rate: float
+    megabytes: float
+
+
+def parts(size: str) -> tuple[CLIPVisionConfig, LlamaConfig]:
+    vision = CLIPVisionConfig(image_size=224, patch_size=14, **VISION)
+    return vision, LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=65536, **TEXT[size])
+
+
+def build_valley(size: str, dtype: torch.dtype = DTYPE) -> ValleyForConditionalGeneration:
+    vision, text = parts(size)
+    config = ValleyConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO)
+    return build(ValleyForConditionalGeneration, config, dtype)
+
+
+def build(model_class: type, config, dtype: torch.dtype = DTYPE) -> nn.Module:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with DEVICE:
+            torch.manual_seed(0)
+            model = model_class(config).eval()
+    finally:
+        torch.set_default_dtype(default)
+    return model
+
+
+def build_family(size: str) -> dict[str, nn.Module]:
+    """The three models, made of one vision tower and one language model."""
+    vision, text = parts(size)
+    tower, decoder = build(CLIPVisionModel, vision), build(AutoModelForCausalLM.from_config, text)
+    empty = dict(vision_config=parts(size)[0], text_config=LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=0))
+    empty["text_config"].hidden_size = text.hidden_size
+    ids = dict(image_token_index=IMAGE, video_token_index=VIDEO)
+
+    valley = ValleyConfig(vision_config=vision, text_config=empty["text_config"], image_token_id=IMAGE)
+    family = {
+        "Valley": build(ValleyForConditionalGeneration, valley),
+        "LLaVA-NeXT-Video": build(
+            LlavaNextVideoForConditionalGeneration, LlavaNextVideoConfig(**empty, **ids, spatial_pool_mode="average")
+        ),
+        "Video-LLaVA": build(VideoLlavaForConditionalGeneration, VideoLlavaConfig(**empty, **ids)),
+    }
+    for name, model in family.items():
+        if name == "Valley":  # it keeps the layers that it uses
+            model.model.vision_tower.load_state_dict(tower.state_dict(), strict=False)
+        elif name == "Video-LLaVA":
+            model.model.video_tower, model.model.image_tower = tower, nn.Identity()
+        else:
+            model.model.vision_tower = tower
+        model.model.language_model, model.lm_head = decoder.model, decoder.lm_head
+        model.config.text_config = model.model.config.text_config = text
+    return family
+
+
+def tokens_of(name: str, frames: int) -> int:
+    """Feature positions of a clip: 16 x 16 patches a frame; pooled over time, pooled 2 x 2, or all of them and CLS."""
+    return {"Valley": 256 + frames, "LLaVA-NeXT-Video": 64 * frames, "Video-LLaVA": 257 * frames}[name]
+
+
+def prompt(num_tokens: int, *more: int) -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[1, *QUESTION, *[VIDEO] * num_tokens, *QUESTION, *more]], device=DEVICE)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def sample_clip(lengths: list[int]) -> dict[int, torch.Tensor]:
+    """Pixels `(1, T, 3, 224, 224)` of T frames of a clip that is made here."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", rate=10, width=320, height=240, pix_fmt="yuv420p")
+            for index in range(150):
+                picture = np.full((240, 320, 3), 40, np.uint8)
+                picture[80:160, index : index + 80] = (200, index, 90)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+            container.mux(stream.encode())
+        processor = ValleyVideoProcessor()
+        clips = {n: processor(path, num_frames=n, return_tensors="pt")["pixel_values_videos"] for n in lengths}
+    return {length: clip.to(DEVICE, DTYPE) for length, clip in clips.items()}
+
+
+def synchronize() -> None:
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+class Clock(StoppingCriteria):
+    """Notes when each token is there, and stops nothing."""
+
+    def __init__(self):
+        synchronize()
+        self.times = [time.perf_counter()]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        synchronize()
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def measure(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.collect, **options) -> Result:
+    """Median over some rounds, after one that is not counted; what takes long is run and counted once."""
+    firsts, rates, megabytes = [], [], None
+    while len(firsts) < ROUNDS + 1 and not (firsts and firsts[-1] > LONGEST):
+        before = forget_peak()
+        clock = Clock()
+        options["stopping_criteria"] = StoppingCriteriaList([clock])
+        model.generate(**inputs, **ANSWER, **options, max_new_tokens=NEW_TOKENS + 1)
+        start, first, *_, last = clock.times
+        firsts.append(first - start)
+        rates.append(NEW_TOKENS / (last - first))
+        megabytes = max(megabytes or 0.0, peak() - before)
+        after()
+    return Result(statistics.median(firsts[1:] or firsts), statistics.median(rates[1:] or rates), megabytes)
+
+
+def forget_peak() -> float:
+    """Megabytes in use, from which on the next peak counts."""
+    gc.collect()
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or the next run would find it there
+    return reset_peak_memory() / 1024
+
+
+def peak() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if ON_GPU else memory("VmHWM") / 1024
+
+
+def header(title: str, row: str) -> None:
+    print(f"\n{title}\n{'':<24}{'tokens':>8}{'first s':>10}{'tokens/s':>10}{'MB':>8}   {row}")
+
+
+def line(name: str, tokens: int, result: Result, note: str) -> None:
+    first, rate, megabytes = result
+    print(f"{name:<24}{tokens:>8}{first:>10.3f}{rate:>10.1f}{megabytes:>8.0f}   {note}", flush=True)
+
+
+def peers(lengths: list[int]) -> None:
+    """Valley against two models of transformers, with the same parts and the same pixels."""
+    family, clips = build_family(SIZES[0]), sample_clip(lengths)
+    for frames in lengths:
+        header(f"{frames} frames, {SIZES[0]}, {DTYPE}, sdpa", "peer / Valley: first, s per token, MB")
+        ours = None
+        for name, model in family.items():
+            tokens = tokens_of(name, frames)
+            result = measure(model, prompt(tokens) | {"pixel_values_videos": clips[frames]})
+            ours = ours or result
+            ratios = result[0] / ours[0], ours[1] / result[1], result[2] / ours[2]
+            line(name, tokens + 33, result, "  ".join(f"{ratio:.2f}x" for ratio in ratios))
+
+
+def followup(lengths: list[int]) -> None:
+    """A second question about a clip: everything anew, with the vision features kept, with the cache kept."""
+    model, clips = build_valley(SIZES[0]), sample_clip(lengths)
+    for frames in lengths:
+        header(f"{frames} frames, second question", "anew / this: first")
+        tokens = tokens_of("Valley", frames)
+        before, after = prompt(tokens), prompt(tokens, *QUESTION)
+        pixels = {"pixel_values_videos": clips[frames]}
+        with torch.no_grad():
+            features = {"video": model.get_video_features(**pixels)}
+            read = DynamicCache(config=model.config)
+            model(**before, **pixels, past_key_values=read, logits_to_keep=1)
+
+        anew = measure(model, after | pixels)
+        kept = measure(model, after, mm_encoder_outputs=features)
+        # Cutting off what was asked and answered makes the next round a second question, too.
+        cached = measure(
+            model,
+            after,
+            after=partial(forget_answer, read, read.get_seq_length()),
+            past_key_values=read,
+        )
+        for name, result in (("anew", anew), ("features kept", kept), ("cache kept", cached)):
+            line(name, len(after["input_ids"][0]), result, f"{anew[0] / result[0]:.2f}x")
+
+
+def forget_answer(cache: DynamicCache, length: int) -> None:
+    """Cut a cache to its first tokens."""
+    cache.crop(length - cache.get_seq_length())
+
+
+def attention(lengths: list[int]) -> None:
+    """Eager attention, sdpa, and sdpa with a static cache and a compiled decoding step."""
+    model, frames = build_valley(SIZES[0]), lengths[len(lengths) // 2]
+    inputs = prompt(tokens_of("Valley", frames)) | {"pixel_values_videos": sample_clip([frames])[frames]}
+    header(f"{frames} frames, ways to run", "eager / this: first, s per token")
+    compiled = CompileConfig(mode="reduce-overhead" if ON_GPU else "default", fullgraph=True)
+    compiled._compile_all_devices = True
+    ways = {
+        "eager": ("eager", {}),
+        "sdpa": ("sdpa", {}),
+        "sdpa, static": ("sdpa", {"cache_implementation": "static", "disable_compile": True}),
+        "sdpa, static, compiled": ("sdpa", {"cache_implementation": "static", "compile_config": compiled}),
+    }
+    eager = None
+    for name, (implementation, options) in ways.items():
+        model.set_attn_implementation(implementation)
+        result = measure(model, inputs, **options)
+        eager = eager or result
+        line(name, inputs["input_ids"].shape[1], result, f"{eager[0] / result[0]:.2f}x  {result[1] / eager[1]:.2f}x")
+
+
+def precision(lengths: list[int]) -> None:
+    """float32 against bfloat16."""
+    frames = lengths[len(lengths) // 2]
+    clip = sample_clip([frames])[frames]
+    header(f"{frames} frames, precision", "float32 / this: first, s per token")
+    full = None
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = prompt(tokens_of("Valley", frames)) | {"pixel_values_videos": clip.to(dtype)}
+        result = measure(build_valley(SIZES[0], dtype), inputs)
+        full = full or result
+        ratios = f"{full[0] / result[0]:.2f}x  {result[1] / full[1]:.2f}x"
+        line(str(dtype), inputs["input_ids"].shape[1], result, ratios)
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second of a copy, those that are read and those that are written."""
+    source = torch.empty(2**30 if ON_GPU else 2**28, dtype=torch.uint8, device=DEVICE)
+    target, seconds = torch.empty_like(source), []
+    for _ in range(20):
+        synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.numel() / statistics.median(seconds)
+
+
+def limits(lengths: list[int]) -> None:
+    """Decoding against reading all weights of the language model once per token, at the bandwidth measured here."""
+    bandwidth = memory_bandwidth()
+    print(f"\nMemory bandwidth: {bandwidth / 1e9:.1f} GB/s (a copy, read and written)")
+    for size in SIZES:
+        model = build_valley(size)
+        decoder = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
+        limit = bandwidth / sum(weight.numel() * weight.element_size() for weight in decoder)
+        header(f"{size}, {DTYPE}, sdpa", "prefill tokens/s, share of the bandwidth limit of decoding")
+        for frames in lengths:
+            inputs = prompt(tokens_of("Valley", frames)) | {"pixel_values_videos": sample_clip([frames])[frames]}
+            count = inputs["input_ids"].shape[1]
+            result = measure(model, inputs)
+            note = f"{count / result[0]:.0f}/s  {result[1] / limit:.0%} of {limit:.1f}/s"
+            line(f"{frames} frames", count, result, note)
+        del model
+
+
+SECTIONS = {section.__name__: section for section in (peers, followup, attention, precision, limits)}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, nargs="+", default=[8, 32, 128], help="how many frames of the clip")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    device = torch.cuda.get_device_name() if ON_GPU else f"{torch.get_num_threads()} threads"
+    print(
+        f"{device}, torch {torch.__version__}, language model {', '.join(SIZES)}, {NEW_TOKENS} tokens after the first"
+    )
+    for name in arguments.only:
+        SECTIONS[name](arguments.frames)
