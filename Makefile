@@ -2,9 +2,10 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+TRANSFORMERS ?= transformers
 CODE := src tests examples benchmarks
 
-.PHONY: quickstart test test-slow quality style clean help
+.PHONY: quickstart test test-slow test-oldest quality style clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +19,9 @@ test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
 test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+test-oldest:  ## Run the fast tests on the oldest supported transformers, in an environment of its own
+	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*"
+
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -26,12 +30,12 @@ style: $(VENV)/installed  ## Mend format and lint
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-clean:  ## Remove the virtual environment and what the quickstart wrote
-	rm -rf $(VENV) outputs
+clean:  ## Remove the virtual environments and what the quickstart wrote
+	rm -rf $(VENV) .venv-oldest outputs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" "$(TRANSFORMERS)"
 	touch $@
 
 # transformers' own model and processor tests come with its source distribution, not with its wheel. Where it cannot be

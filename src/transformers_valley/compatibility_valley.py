@@ -35,6 +35,8 @@ except ImportError:
 
     def resolve_sub_configs(config: PreTrainedConfig) -> None:
         """Makes config objects of the dicts and gaps in the fields that `sub_configs_defaults` names."""
+        # Attention settings are handed down along these.
+        type(config).sub_configs = {name: spec.config_class for name, spec in config.sub_configs_defaults.items()}
         for name, spec in config.sub_configs_defaults.items():
             given = getattr(config, name)
             if isinstance(given, PreTrainedConfig):
