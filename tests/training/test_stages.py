@@ -198,6 +198,16 @@ def test_configs_hold_table_6(config):
     assert model.use_peft == (config == "stage2_lora")
 
 
+def test_qlora_quantizes_the_language_model_only(checkpoint, rows, tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    flags = arguments("stage2_lora.yaml", checkpoint, rows, tmp_path / "out", lora_r=4, load_in_4bit=True)
+    trainer = sft.main(flags)
+    quantized = [n for n, m in trainer.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert quantized and all(".language_model." in name for name in quantized)
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any("multi_modal_projector" in name for name in saved) and any("temporal_module" in name for name in saved)
+
+
 def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):
     flags = arguments("stage2_instruct.yaml", checkpoint, rows, tmp_path / "out", lerning_rate=1)
     with pytest.raises((ValueError, SystemExit)) as error:

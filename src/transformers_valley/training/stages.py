@@ -41,6 +41,10 @@ class ValleyArguments:
     )
 
 
+# What sees the clip is small, and is trained whole beside an adapter.
+NEVER_QUANTIZED = ["model.vision_tower", "model.temporal_module", "model.multi_modal_projector", "lm_head"]
+
+
 def load_model_and_processor(
     name_or_path: str,
     vision_model_name_or_path: str | None = None,
@@ -59,12 +63,16 @@ def load_model_and_processor(
             Of the joined model; a checkpoint has its own.
         **model_kwargs:
             Passed to `from_pretrained` of a checkpoint (`dtype`, `attn_implementation`, `revision`, …); a joined model
-            takes the first two.
+            takes the first two. A `quantization_config` of bitsandbytes that names no modules to leave out leaves out
+            all but the language model.
 
     Raises:
         ValueError: if a joined model is to be quantised, made of a revision, or joined under DeepSpeed ZeRO-3.
     """
     model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
+    quantization = model_kwargs.get("quantization_config")
+    if quantization is not None and quantization.llm_int8_skip_modules is None:
+        quantization.llm_int8_skip_modules = NEVER_QUANTIZED
     revision = model_kwargs.get("revision")
     if not vision_model_name_or_path:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
