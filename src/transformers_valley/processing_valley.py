@@ -173,20 +173,21 @@ class ValleyProcessor(ProcessorMixin):
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        # The base class knows few of the forms that clips come in: it is shown their number only.
+        shown = None if videos is None else [self.video_token] * len(videos)
+        super().validate_inputs(images=images, text=text, videos=shown, audio=audio, **kwargs)
+        # transformers up to 5.22 does not compare. Goes with them.
         counts = {
             self.image_token: 0 if images is None else len(make_flat_list_of_images(images)),
             self.video_token: 0 if videos is None else len(videos),
         }
-        for token, given in counts.items():  # transformers up to 5.22 does not compare
+        for token, given in counts.items():
             written = sum(prompt.count(token) for prompt in text or [])
             if text is not None and written != given:
                 raise ValueError(
                     f"The text has {written} {token} tokens for {given} visuals. Write one {token} for each, where it "
                     "belongs; in a chat its content block does that."
                 )
-        # The base class knows few of the forms that clips come in: it is shown their number only.
-        shown = None if videos is None else [self.video_token] * len(videos)
-        super().validate_inputs(images=images, text=text, videos=shown, audio=audio, **kwargs)
 
     def _process_videos(self, videos: list, **kwargs):
         inputs = self.video_processor(videos, **kwargs)
