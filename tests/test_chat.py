@@ -1,12 +1,15 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import pytest
+import torch
 from clips import write_clip
 from PIL import Image
 from tiny import random_frames
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from transformers_valley import video_processing_valley
-from transformers_valley.chat import VideoChat
+from transformers_valley.chat import VideoChat, _Pieces
 from transformers_valley.cli import app
 from transformers_valley.processing_valley import trim_answer
 from transformers_valley.video_decoding import VideoDecodeError, sample_video
@@ -83,10 +86,61 @@ def test_a_changed_past_is_read_again(chat, model, processor, clip):
     assert chat.num_tokens_read > 60
 
 
+def test_another_clip_in_the_past_is_read(chat, model, processor):
+    chat.ask("What happens?", videos=[random_frames(4)])
+    chat.messages[0]["content"][0]["video"] = processor.video_processor.sample(random_frames(4, seed=1))
+    assert chat.ask("Why?") == from_scratch(model, processor, chat.messages[:-1])
+    assert chat.num_tokens_read > 60
+
+
+def test_settings_of_a_checkpoint_that_would_spoil_the_cache_do_not_count(chat, model, processor, clip, monkeypatch):
+    expected = [chat.ask("What happens?", videos=[clip]), chat.ask("And here?", videos=[random_frames(4)])]
+    for name, value in {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "use_cache": False,
+        "cache_implementation": "static",
+    }.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    again = VideoChat(model, processor, **NEW)
+    assert [again.ask("What happens?", videos=[clip]), again.ask("And here?", videos=[random_frames(4)])] == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_beams": 3}, {"prompt_lookup_num_tokens": 2}, {"assistant_model": None}, {"use_cache": False}]
+)
+def test_settings_that_would_spoil_the_cache_are_refused(model, processor, wrong):
+    with pytest.raises(ValueError, match=f"one answer at a time and cannot take {next(iter(wrong))}. Give settings"):
+        VideoChat(model, processor, **wrong)
+
+
+def test_an_answer_ends_where_the_model_cannot_read_on(model, processor, clip, monkeypatch):
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 100)
+    chat = VideoChat(model, processor, max_new_tokens=1000, do_sample=False, eos_token_id=-1)
+    chat.ask("What happens?", videos=[clip])
+    assert chat._cache.get_seq_length() == 99  # the last token is not read
+
+
 def test_pieces_make_the_answer(chat, clip):
     pieces = []
     answer = chat.ask("What happens?", videos=[clip], on_text=pieces.append)
     assert "".join(pieces) == answer and answer
+
+
+def test_pieces_keep_the_space_that_begins_a_line():
+    """Tokenizers of LLaMA decode a piece without the space it begins with."""
+    vocabulary = {
+        piece: index for index, piece in enumerate(["\u2581List:", "\n", "\u2581", "\u2581-", "\u2581first", "\u00e9"])
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="\n"))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    written = []
+    pieces = _Pieces(tokenizer, [], written.append)
+    for ids in ([[0, 0, 0]], [0], [1], [2], [3], [4]):
+        pieces.put(torch.tensor(ids))
+    pieces.end()
+    assert "".join(written) == "List:\n  - first" and len(written) > 2
 
 
 def test_a_stop_string_ends_an_answer(model, processor, clip):

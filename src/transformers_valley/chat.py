@@ -9,12 +9,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, TextStreamer
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from .processing_valley import ValleyProcessor, trim_answer
 
 
 __all__ = ["VideoChat"]
+
+# The cache holds the keys and values of one answer, a token at a time. These settings win over the checkpoint's.
+_ONE_ANSWER = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "use_cache": True,
+    "cache_implementation": None,
+    "prompt_lookup_num_tokens": None,
+    "return_dict_in_generate": False,
+}
+_NOT_TAKEN = ("generation_config", "assistant_model", "past_key_values", "streamer")
 
 
 class VideoChat:
@@ -29,7 +41,11 @@ class VideoChat:
         system (`str`, *optional*):
             Instructions for the whole conversation; those of the chat template by default.
         **generate_kwargs:
-            For `generate`, such as `max_new_tokens=100`.
+            For `generate`, such as `max_new_tokens=100`; settings that are not given are those of the checkpoint. One
+            answer is written, without beams and without drafts, and no longer than the model can read.
+
+    Raises:
+        ValueError: if `generate_kwargs` ask for more than one answer, or bring a cache, a streamer or a config.
 
     Example:
 
@@ -43,6 +59,15 @@ class VideoChat:
     def __init__(
         self, model: PreTrainedModel, processor: ValleyProcessor, system: str | None = None, **generate_kwargs: Any
     ):
+        if wrong := [
+            name
+            for name, value in generate_kwargs.items()
+            if name in _NOT_TAKEN or value != _ONE_ANSWER.get(name, value)
+        ]:
+            raise ValueError(
+                f"VideoChat keeps a cache of its own for one answer at a time and cannot take {', '.join(wrong)}. "
+                "Give settings one by one, such as max_new_tokens=100, or set model.generation_config."
+            )
         self.model = model
         self.processor = processor
         self.generate_kwargs = generate_kwargs
@@ -88,12 +113,13 @@ class VideoChat:
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         (ids,) = inputs["input_ids"]
-        self._check_length(len(ids))
-        inputs = self._drop_what_was_read(inputs.to(self.model.device))
+        settings = {**self.generate_kwargs, **_ONE_ANSWER, **self._longest_answer(len(ids))}
+        shown = _visuals_of(messages)
+        inputs = self._drop_what_was_read(inputs.to(self.model.device), shown)
         try:
             output = self.model.generate(
                 **inputs,
-                **self.generate_kwargs,
+                **settings,
                 past_key_values=self._cache,
                 tokenizer=self.processor.tokenizer,
                 streamer=_Pieces(self.processor.tokenizer, self._stop_strings, on_text) if on_text else None,
@@ -103,7 +129,7 @@ class VideoChat:
             raise
         # The last token that was chosen has not been read.
         self._read = output[0, : self._cache.get_seq_length()].cpu()
-        self._visuals = self._count_visuals(ids)
+        self._shown, self._visuals = shown, self._count_visuals(ids)
         answer = self.processor.decode(output[0, len(ids) :], skip_special_tokens=True)
         answer = trim_answer(answer, self._stop_strings, is_whole=True)
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
@@ -112,6 +138,7 @@ class VideoChat:
     def _forget(self) -> None:
         self._cache = DynamicCache(config=self.model.config)
         self._read = torch.tensor([], dtype=torch.long)  # token ids whose keys and values are in the cache
+        self._shown: list[Any] = []  # the visuals among them, themselves: other pixels can have the same tokens
         self._visuals = {"image": 0, "video": 0}  # whose features are
 
     @property
@@ -119,21 +146,27 @@ class VideoChat:
         stops = self.generate_kwargs.get("stop_strings", self.model.generation_config.stop_strings) or []
         return [stops] if isinstance(stops, str) else stops
 
-    def _check_length(self, length: int) -> None:
+    def _longest_answer(self, length: int) -> dict[str, int]:
+        """No longer than what the model can read leaves room for."""
         limit = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if limit is not None and length >= limit:
+        if limit is None:
+            return {}
+        if length >= limit:
             raise ValueError(
                 f"The conversation has {length} tokens with this question, and the model reads {limit} at most. Begin "
                 "a new one, or show shorter clips."
             )
+        wanted = self.generate_kwargs.get("max_new_tokens", self.model.generation_config.max_new_tokens)
+        return {} if wanted is None else {"max_new_tokens": min(wanted, limit - length)}
 
-    def _drop_what_was_read(self, inputs: dict) -> dict:
+    def _drop_what_was_read(self, inputs: dict, shown: list[Any]) -> dict:
         """Cut the cache to what the prompt begins with, and leave out the visuals that it holds."""
         ids = inputs["input_ids"][0].cpu()
         length = min(len(ids) - 1, len(self._read))  # one token at least is read, to answer from
         known = int((ids[:length] == self._read[:length]).cumprod(0).sum())
         # An answer that is written down may be other tokens than those it was given in: it is read again.
-        if self._count_visuals(ids[:known]) != self._visuals:
+        same = all(before is now for before, now in zip(self._shown, shown, strict=False))
+        if not same or self._count_visuals(ids[:known]) != self._visuals:
             self._forget()
         elif known < len(self._read):
             try:
@@ -158,17 +191,39 @@ class VideoChat:
         return counts
 
 
-class _Pieces(TextStreamer):
-    """Hands on the pieces of an answer as they are written."""
+def _visuals_of(messages: list[dict]) -> list[Any]:
+    """What the blocks of clips and images hold, in order."""
+    blocks = [block for message in messages if isinstance(message["content"], list) for block in message["content"]]
+    return [value for block in blocks if block["type"] != "text" for key, value in block.items() if key != "type"]
+
+
+class _Pieces(BaseStreamer):
+    """Hands on the pieces of an answer as they are written.
+
+    The whole answer is decoded each time: transformers' streamer decodes line by line, and tokenizers of LLaMA drop
+    the space that a line begins with.
+    """
 
     def __init__(self, tokenizer: Any, stop_strings: list[str], on_text: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._stop_strings, self._on_text = stop_strings, on_text
-        self._written, self._handed_on = "", 0
+        self._tokenizer, self._stop_strings, self._on_text = tokenizer, stop_strings, on_text
+        self._ids: list[int] | None = None  # the prompt comes first
+        self._handed_on = 0
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._written += text
-        certain = trim_answer(self._written, self._stop_strings, is_whole=stream_end)
-        if piece := certain[self._handed_on :]:
+    def put(self, value: torch.Tensor) -> None:
+        if self._ids is None:
+            self._ids = []
+            return
+        self._ids += value.tolist()
+        self._hand_on(is_whole=False)
+
+    def end(self) -> None:
+        self._hand_on(is_whole=True)
+
+    def _hand_on(self, is_whole: bool) -> None:
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        text = trim_answer(text, self._stop_strings, is_whole)
+        if not is_whole:
+            text = text.rstrip("\ufffd")  # the first bytes of a character
+        if piece := text[self._handed_on :]:
             self._on_text(piece)
-            self._handed_on = len(certain)
+            self._handed_on = len(text)

@@ -265,7 +265,7 @@ def _talk(conversation: Any, shown: list[tuple[str, Any]]) -> None:
                 typer.echo()
         except KeyboardInterrupt:
             typer.echo("\n(stopped)")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # of these, a full GPU is the last
             typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
 
 
