@@ -687,6 +687,12 @@ def test_stop_strings_find_their_tokenizer(checkpoint, model, processor):
     assert loaded.generate(**inputs, **GENERATE).tolist() == expected
     # Servers pass the processor.
     assert loaded.generate(**inputs, **GENERATE, tokenizer=processor).tolist() == expected
+    # It is read once, and without one transformers says what is missing.
+    loaded.name_or_path = "moved/away"
+    assert loaded.generate(**inputs, **GENERATE).tolist() == expected
+    del loaded._own_tokenizer
+    with pytest.raises(ValueError, match="tokenizer"):
+        loaded.generate(**inputs, **GENERATE)
 
 
 def test_gradient_checkpointing_changes_no_gradient(model):

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -729,10 +730,18 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
 
     def _get_stopping_criteria(self, generation_config: GenerationConfig, *args, tokenizer=None, **kwargs):
         # Checkpoints of 2023 stop at a string, for which `generate` needs their tokenizer: it lies beside the weights.
-        if generation_config.stop_strings is not None and tokenizer is None and self.name_or_path:
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        if generation_config.stop_strings is not None and tokenizer is None:
+            tokenizer = self._own_tokenizer
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
         return super()._get_stopping_criteria(generation_config, *args, tokenizer=tokenizer, **kwargs)
+
+    @cached_property
+    def _own_tokenizer(self):
+        """The tokenizer beside the weights; `None` where there is none, for which transformers has an error."""
+        try:
+            return AutoTokenizer.from_pretrained(self.name_or_path)
+        except (OSError, ValueError):
+            return None
 
     @classmethod
     def from_vision_text_pretrained(
