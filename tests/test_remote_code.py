@@ -11,9 +11,23 @@ from pathlib import Path
 
 import pytest
 from test_house import MODEL_FILES
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoVideoProcessor,
+    pipeline,
+)
 
-from transformers_valley import ValleyForConditionalGeneration, ValleyModel, ValleyProcessor
+from transformers_valley import (
+    ValleyConfig,
+    ValleyForConditionalGeneration,
+    ValleyModel,
+    ValleyProcessor,
+    ValleyVideoProcessor,
+)
 
 
 ASK = """
@@ -97,9 +111,12 @@ def test_with_the_package_no_code_of_a_folder_runs(checkpoint, tmp_path, trust):
         path.write_text("raise RuntimeError('code of the checkpoint ran')\n")
     kwargs = {} if trust is None else {"trust_remote_code": trust}
     for auto, expected in (
+        (AutoConfig, ValleyConfig),
         (AutoModel, ValleyModel),
         (AutoModelForImageTextToText, ValleyForConditionalGeneration),
+        (AutoModelForMultimodalLM, ValleyForConditionalGeneration),
         (AutoProcessor, ValleyProcessor),
+        (AutoVideoProcessor, ValleyVideoProcessor),
     ):
         assert type(auto.from_pretrained(tmp_path, **kwargs)) is expected
     pipe = pipeline("video-text-to-text", model=str(tmp_path), **kwargs)
