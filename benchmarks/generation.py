@@ -5,12 +5,14 @@
     python benchmarks/generation.py --frames 8 32        # fewer frames
     python benchmarks/generation.py --only followup attention
 
-All three models share one vision tower and one language model, weights included, and read the same pixels. Weights
-are random: speed does not depend on what they say. LLaVA-NeXT-Video's released checkpoints see 336 pixels and spend
+All three models share the weights of one vision tower and one language model, and read the same pixels; Valley leaves
+out the last layer of the tower, whose output none of them reads. Weights are random: speed does not depend on what
+they say. LLaVA-NeXT-Video's released checkpoints see 336 pixels and spend
 144 tokens a frame; here it sees the 224 of the others, and spends 64. Decoding the clip is the same for all and is
 timed by `video_sampling.py`.
 
 "first" is the time from pixels to the first token, "tokens/s" the rate after it, memory what the run adds at its peak.
+"prefill" is the language model alone: from the features of the clip to the first token.
 """
 
 import argparse
@@ -118,7 +120,8 @@ def build_family(size: str) -> dict[str, nn.Module]:
     }
     for name, model in family.items():
         if name == "Valley":  # it keeps the layers that it uses
-            model.model.vision_tower.load_state_dict(tower.state_dict(), strict=False)
+            kept = model.model.vision_tower.state_dict()
+            model.model.vision_tower.load_state_dict({key: tower.state_dict()[key] for key in kept})
         elif name == "Video-LLaVA":
             model.model.video_tower, model.model.image_tower = tower, nn.Identity()
         else:
@@ -173,9 +176,9 @@ class Clock(StoppingCriteria):
 
 
 def measure(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.collect, **options) -> Result:
-    """Median over some rounds, after one that is not counted; what takes long is run and counted once."""
-    firsts, rates, megabytes = [], [], None
-    while len(firsts) < ROUNDS + 1 and not (firsts and firsts[-1] > LONGEST):
+    """Median over some rounds, after one that is not counted; what takes long is counted once."""
+    firsts, rates, megabytes = [], [], 0.0
+    while len(firsts) < ROUNDS + 1 and not (len(firsts) > 1 and firsts[-1] > LONGEST):
         before = forget_peak()
         clock = Clock()
         options["stopping_criteria"] = StoppingCriteriaList([clock])
@@ -183,9 +186,9 @@ def measure(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.col
         start, first, *_, last = clock.times
         firsts.append(first - start)
         rates.append(NEW_TOKENS / (last - first))
-        megabytes = max(megabytes or 0.0, peak() - before)
+        megabytes = max(megabytes, peak() - before)
         after()
-    return Result(statistics.median(firsts[1:] or firsts), statistics.median(rates[1:] or rates), megabytes)
+    return Result(statistics.median(firsts[1:]), statistics.median(rates[1:]), megabytes)
 
 
 def forget_peak() -> float:
@@ -304,22 +307,48 @@ def memory_bandwidth() -> float:
     return 2 * source.numel() / statistics.median(seconds)
 
 
+def matrix_arithmetic() -> float:
+    """Operations per second of a product of two square matrices."""
+    size = 8192 if ON_GPU else 2048
+    matrix, seconds = torch.randn(size, size, dtype=DTYPE, device=DEVICE), []
+    for _ in range(20):
+        synchronize()
+        start = time.perf_counter()
+        matrix @ matrix
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)
+
+
 def limits(lengths: list[int]) -> None:
-    """Decoding against reading all weights of the language model once per token, at the bandwidth measured here."""
-    bandwidth = memory_bandwidth()
-    print(f"\nMemory bandwidth: {bandwidth / 1e9:.1f} GB/s (a copy, read and written)")
+    """The language model's prefill against the arithmetic, its decoding against the memory, measured here.
+
+    Prefill cannot be faster than two operations for each weight and token, decoding not than reading all weights once
+    for each token.
+    """
+    bandwidth, arithmetic = memory_bandwidth(), matrix_arithmetic()
+    print(
+        f"\nMemory: {bandwidth / 1e9:.1f} GB/s (a copy, read and written); arithmetic: "
+        f"{arithmetic / 1e12:.2f} TFLOP/s (a product of matrices, {DTYPE})"
+    )
     for size in SIZES:
         model = build_valley(size)
         decoder = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
-        limit = bandwidth / sum(weight.numel() * weight.element_size() for weight in decoder)
-        header(f"{size}, {DTYPE}, sdpa", "prefill tokens/s, share of the bandwidth limit of decoding")
+        weights = sum(weight.numel() for weight in decoder)
+        limit = bandwidth / (weights * DTYPE.itemsize)
+        header(f"{size}, {DTYPE}, sdpa", "prefill tokens/s, their share of the limit; of decoding, its limit")
         for frames in lengths:
-            inputs = prompt(tokens_of("Valley", frames)) | {"pixel_values_videos": sample_clip([frames])[frames]}
+            inputs, pixels = prompt(tokens_of("Valley", frames)), sample_clip([frames])[frames]
+            with torch.no_grad():
+                features = {"video": model.get_video_features(pixels)}
+            result = measure(model, inputs, mm_encoder_outputs=features)
             count = inputs["input_ids"].shape[1]
-            result = measure(model, inputs)
-            note = f"{count / result[0]:.0f}/s  {result[1] / limit:.0%} of {limit:.1f}/s"
+            prefill = count / result[0]
+            # Two operations a weight and token; what attention adds is left out.
+            share = 2 * weights * prefill / arithmetic
+            note = f"{prefill:.0f}/s  {share:.0%}   {result[1] / limit:.0%} of {limit:.1f}/s"
             line(f"{frames} frames", count, result, note)
-        del model
+        del model, features
 
 
 SECTIONS = {section.__name__: section for section in (peers, followup, attention, precision, limits)}
