@@ -1,10 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a card says of a checkpoint, what it leaves out, and which cards it replaces."""
 
+import ast
 import json
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import sft
 import yaml
@@ -173,6 +176,20 @@ def test_folders_do_not_pass_for_models_of_the_hub(saved, monkeypatch):
     assert "`valley-tiny`" in card.text and saved.parent.name not in card.text  # nor is anyone's folder told
 
 
+@pytest.mark.parametrize(
+    "name", ["/home/alice/valley-x", "../alice/valley-x", "./alice/valley-x", r"C:\alice\valley-x"]
+)
+def test_folders_of_any_machine_are_told_to_nobody(adapter, name):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": name}))
+    data = [name, "data/rows.json", TrainingData(f"{name}.jsonl", rows="2")]
+    card = build_model_card(adapter, converted_from=name, datasets=data)
+    assert "alice" not in card.content and "LoRA adapter of `valley-x`" in card.text
+    assert "converted from `valley-x`" in card.text and "| valley-x.jsonl | 2 |" in card.text
+    assert "| rows.json |" in card.text and "data/rows" not in card.content
+    assert not {"base_model", "datasets"} & set(card.data.to_dict())
+
+
 def test_conversion_says_what_it_is_of(saved):
     card = build_model_card(saved, converted_from="luoruipu1/Valley-13b-v1", notes=["It stops at `###`."])
     assert "converted from [luoruipu1/Valley-13b-v1](https://huggingface.co/luoruipu1/Valley-13b-v1)" in card.text
@@ -213,6 +230,43 @@ def test_folder_without_a_checkpoint_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x\"); import os; os.system('id')  # ", "a\n\n# b\n```\n{0}", "\\\U0001f600'"])
+def test_a_folders_name_is_a_string_of_the_examples_and_one_line_of_the_heading(saved, name):
+    text = build_model_card(saved.rename(saved.parent / name)).text
+    for code in (code for info, code in FENCE.findall(text) if info == "python"):
+        tree = ast.parse(code)
+        assert name in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        assert "os" not in imported
+    assert f"# {' '.join(name.split())}\n" in text
+    assert "\n# My model\n" in build_model_card(saved.parent / name, title="My\n model ").text
+
+
+@pytest.mark.parametrize(
+    "facts, error, words",
+    [
+        ({"repo_id": 'x"); import os  # '}, ValueError, "Repo id must use alphanumeric"),
+        ({"notes": "It stops."}, TypeError, r"notes is a list, got 'It stops.'. For one, write notes=\['It stops.'\]"),
+        ({"base_models": BASES[0]}, TypeError, "base_models is a list"),
+        ({"datasets": "user/clips"}, TypeError, "datasets is a list"),
+        ({"tags": "tiny"}, TypeError, "tags is a list"),
+        ({"eval_results": RESULT}, TypeError, "eval_results is a list, got EvalResult"),
+        *[
+            (
+                {"eval_results": [RESULT, replace(RESULT, metric_value=value)]},
+                ValueError,
+                "accuracy on Clips .* finite",
+            )
+            for value in (None, float("nan"), float("inf"), "0.5", np.float64(0.5))
+        ],
+    ],
+)
+def test_facts_that_make_no_card_are_refused(saved, facts, error, words):
+    with pytest.raises(error, match=words):
+        write_model_card(saved, **facts)
+    assert not (saved / "README.md").exists()
+
+
 def test_examples_of_the_card_run(saved, monkeypatch, capsys):
     monkeypatch.chdir(saved.parent)
     write_clip(saved.parent / "clip.mp4", 20, fps=10)
@@ -245,39 +299,70 @@ def test_results_added_to_the_metadata_are_kept(saved):
     assert ModelCard.load(write_model_card(saved, license="mit")).data.eval_results == [RESULT]
 
 
-@pytest.mark.parametrize("damage", [("<!-- Facts: {", "<!-- Facts: {{"), ("pipeline_tag: ", "pipeline_tag: [")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("<!-- Facts: {", "<!-- Facts: {{"),
+        ("pipeline_tag: ", "pipeline_tag: ["),
+        ("value: 0.5", "value: .nan"),
+        ("value: 0.5", "value: null"),
+    ],
+)
 def test_a_card_that_was_damaged_is_written_anew(saved, monkeypatch, damage):
     messages = []
     monkeypatch.setattr(module.logger, "warning", messages.append)
-    path = write_model_card(saved, license="mit")
+    path = write_model_card(saved, license="mit", eval_results=[RESULT])
+    assert damage[0] in path.read_text()
     path.write_text(path.read_text().replace(*damage))
     assert "license" not in ModelCard.load(write_model_card(saved)).data.to_dict()
     assert "cannot be read" in messages[0]
 
 
+TEMPLATE = ModelCard.from_template(ModelCardData(library_name="peft")).content
+PUSHED = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "# Model Card for x\n\nIt has been trained using [TRL](https://github.com/huggingface/trl).\n",
-        "<!-- This model card has been generated automatically according to the information the Trainer had access to."
-        " You\nshould probably proofread and complete it, then remove this comment. -->\n",
-        ModelCard.from_template(ModelCardData()).content,
+        TEMPLATE,
+        ModelCard.from_template(ModelCardData(tags=["x"]), model_description=PUSHED).content,
         "",
     ],
-    ids=["trl", "transformers", "peft", "empty"],
+    ids=["template", "push_to_hub", "empty"],
 )
-def test_generic_cards_are_replaced(saved, text):
+def test_cards_without_a_persons_words_are_replaced(saved, text):
     (saved / "README.md").write_text(text)
     assert write_model_card(saved) and "Limits and risks" in (saved / "README.md").read_text()
 
 
-def test_a_persons_card_is_kept(saved, monkeypatch):
+def test_the_card_of_peft_is_replaced(adapter):
+    assert "### Framework versions" in (adapter / "README.md").read_text()
+    assert write_model_card(adapter)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"# My Valley\n\nI wrote this, caf\xe9.\n",
+        b"It has been trained using [TRL](https://github.com/huggingface/trl).\n\nAnd I wrote this.\n",
+        TEMPLATE.replace("[More Information Needed]", "Mine.", 1).encode(),
+        TEMPLATE.replace("[More Information Needed]", "- fast", 1).encode(),
+        TEMPLATE.replace("library_name: peft", "license: mit").encode(),
+        module._MARK.join(["# How cards are written\n\nThey hold `", "`."]).encode(),
+    ],
+    ids=["own", "of TRL, with words", "template, filled in", "a bullet", "metadata", "quotes the mark"],
+)
+def test_a_persons_card_is_kept(saved, monkeypatch, text):
     messages = []
     monkeypatch.setattr(module.logger, "warning", messages.append)
-    (saved / "README.md").write_bytes(b"# My Valley\n\nI wrote this, caf\xe9.\n")
+    (saved / "README.md").write_bytes(text)
     assert write_model_card(saved) is None
-    assert "a person wrote it" in messages[0] and "Move it away" in messages[0]
-    assert (saved / "README.md").read_bytes() == b"# My Valley\n\nI wrote this, caf\xe9.\n"
+    assert "a person may have written" in messages[0] and "Move it away" in messages[0]
+    assert (saved / "README.md").read_bytes() == text
 
 
 # --- Training ------------------------------------------------------------------------------------------------------

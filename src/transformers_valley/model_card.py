@@ -7,14 +7,16 @@ without facts is left out.
 
 import importlib.metadata
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 from yaml import YAMLError
 
@@ -33,7 +35,7 @@ class TrainingData:
 
     Args:
         name (`str`):
-            What it is called. Without a `url` the id of a data set on the Hub, if it is one.
+            What it is called: an id of the Hub or words. Of a path the card tells the last part.
         rows (`str`, *optional*):
             How many rows, as its source counts them.
         license (`str`, *optional*):
@@ -103,13 +105,14 @@ _MARK = (
     "when you write in the file yourself. -->"
 )
 _FACTS = re.compile(r"^<!-- Facts: (.*) -->$", re.MULTILINE)
-# What the cards say that TRL, transformers' Trainer, and push_to_hub and PEFT (the Hub's empty template) write.
-_GENERATED_MARKS = (
-    _MARK,
-    "It has been trained using [TRL](https://github.com/huggingface/trl).",
-    "This model card has been generated automatically according to the information the Trainer had access to.",
-    "# Model Card for Model ID",
+# What `push_to_hub` and PEFT put into the Hub's template, in its metadata and its text.
+_FILLED_METADATA = re.compile(r"(base_model|library_name|pipeline_tag|tags):.*|- .*")
+_FILLED_TEXT = re.compile(
+    r"### Framework versions|- PEFT [\w.+]+|This is the model card of a 🤗 transformers model that has been pushed on "
+    r"the Hub\. This model card has been automatically generated\."
 )
+# Of what is no repository, though its path may look like the id of one.
+_FILES = tuple(".json .jsonl .csv .tsv .txt .parquet .arrow .gz .tar .zip .bin .pt .pth .safetensors".split())
 
 _PAPER = """\
 @article{luo2023valley,
@@ -137,7 +140,7 @@ With the package `transformers_valley` installed, which then is the only code th
 import transformers_valley
 from transformers import pipeline
 
-pipe = pipeline("video-text-to-text", model="{checkpoint}")
+pipe = pipeline("video-text-to-text", model={checkpoint})
 print(pipe("clip.mp4", "What happens?", return_full_text=False)[0]["generated_text"])
 ```"""
 
@@ -148,8 +151,8 @@ needs `torchvision` and `av` beside `transformers`.
 ```python
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-model = AutoModelForMultimodalLM.from_pretrained("{checkpoint}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{checkpoint}", trust_remote_code=True)
+model = AutoModelForMultimodalLM.from_pretrained({checkpoint}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({checkpoint}, trust_remote_code=True)
 content = [{{"type": "video", "path": "clip.mp4"}}, {{"type": "text", "text": "What happens?"}}]
 inputs = processor.apply_chat_template(
     [{{"role": "user", "content": content}}],
@@ -168,8 +171,8 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
     Write `README.md` into a checkpoint's folder.
 
     A card that this function wrote before is replaced and hands on what is not given now, so that
-    `write_model_card(folder, eval_results=…)` adds results to the card of a training run. The automatic cards of TRL,
-    PEFT and transformers are replaced as well. One that a person wrote is kept, with a warning.
+    `write_model_card(folder, eval_results=…)` adds results to the card of a training run. The Hub's template is
+    replaced as well, as long as it is as PEFT and `push_to_hub` write it. Any other card is kept, with a warning.
 
     Args:
         folder (`str`):
@@ -178,15 +181,16 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
             Those of [`build_model_card`].
 
     Returns:
-        `Path` of the card, or `None` where a person's card was kept.
+        `Path` of the card, or `None` where another card was kept.
     """
     path = Path(folder) / "README.md"
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
-        if text.strip() and not any(mark in text for mark in _GENERATED_MARKS):
+        if _MARK not in text.splitlines() and not _is_empty_template(text):
             logger.warning(
-                f"{path} is kept: it has no mark of a generated card, so a person wrote it. Move it away to have a "
-                "card written, or take what you need from `build_model_card(folder).content`."
+                f"{path} is kept: it is no card of this function and no empty template, so a person may have written "
+                "in it. Move it away to have a card written, or take what you need from "
+                "`build_model_card(folder).content`."
             )
             return None
         facts = {**read_facts(folder), **{name: value for name, value in facts.items() if value is not None}}
@@ -208,6 +212,7 @@ def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         facts = {**json.loads(found[1]), "eval_results": ModelCard.load(path).data.eval_results}
         facts["datasets"] = [TrainingData(**entry) for entry in facts.get("datasets", ())]
+        _check_results(facts["eval_results"] or ())
     except (ValueError, TypeError, YAMLError) as error:
         logger.warning(f"What {path} was written from cannot be read and is left out: {error}. Give it again.")
         return {}
@@ -239,7 +244,7 @@ def build_model_card(
         folder (`str`):
             The checkpoint's folder: a model, or an adapter.
         title (`str`, *optional*):
-            Name of the model; that of the repository or folder by default.
+            Name of the model, in one line; that of the repository or folder by default.
         repo_id (`str`, *optional*):
             Where it is or will be on the Hub (`user/name`), for the examples.
         license (`str`, *optional*):
@@ -249,15 +254,16 @@ def build_model_card(
             Which `other` licence, and where it is written.
         base_models (`list[str]`, *optional*):
             What it was made from: vision and language model, or the Valley checkpoint it was tuned from. An adapter's
-            is read from `adapter_config.json`. Ids of the Hub go into the metadata; of a folder its name is given.
+            is read from `adapter_config.json`. Ids of the Hub go into the metadata; of a path the last part is told.
         converted_from (`str`, *optional*):
-            Checkpoint of another layout that these weights were converted from.
+            Checkpoint of another layout that these weights were converted from. Of a path the last part is told.
         datasets (`list[str | TrainingData]`, *optional*):
-            What it was trained on. A name or Hub id of the paper's sets (`PAPER_DATA`) brings its row with it.
+            What it was trained on. A name or Hub id of the paper's sets (`PAPER_DATA`) brings its row with it. Of a
+            path the last part is told.
         training (`dict`, *optional*):
             Rows of the table of training settings, name to value, in their order.
         eval_results (`list[EvalResult]`, *optional*):
-            Results, for the metadata and a table.
+            Results, for the metadata and a table. Their values are finite numbers.
         notes (`list[str]`, *optional*):
             Sentences of Markdown that a user has to know.
         language (`str` or `list[str]`, *optional*):
@@ -272,7 +278,21 @@ def build_model_card(
 
     Raises:
         FileNotFoundError: if the folder holds neither `config.json` nor `adapter_config.json`.
+        TypeError: if something else stands where a list is meant.
+        ValueError: if `repo_id` is none that the Hub takes, or a result is no finite number.
     """
+    lists = {
+        "base_models": base_models,
+        "datasets": datasets,
+        "eval_results": eval_results,
+        "notes": notes,
+        "tags": tags,
+    }
+    for name, value in lists.items():
+        if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise TypeError(f"{name} is a list, got {value!r}. For one, write {name}=[{value!r}].")
+    validate_repo_id(repo_id)
+    _check_results(eval_results or ())
     folder = Path(folder)
     adapter = _read_json(folder / "adapter_config.json")
     if not adapter and not (folder / "config.json").exists():
@@ -282,7 +302,8 @@ def build_model_card(
         )
     base = adapter.get("base_model_name_or_path")  # PEFT knows none of a model that was never loaded
     base_models = base_models or ([base] if base else [])
-    base_models = [Path(name).resolve().name if os.path.isdir(name) else name for name in base_models]
+    base_models = [short_name(name) for name in base_models]
+    converted_from = short_name(converted_from) if converted_from else None
     config = _read_config(base if adapter else folder)
     processor = _read_json(folder / "processor_config.json").get("video_processor", {})
     data = [_training_data(entry) for entry in datasets or ()]
@@ -302,7 +323,7 @@ def build_model_card(
         "paper": paper,
     }
     origin = [converted_from] if converted_from else []
-    title = title or (repo_id or folder.resolve().name).split("/")[-1]
+    title = _one_line(title or (repo_id or folder.resolve().name).split("/")[-1])
 
     hub_models = [name for name in base_models if _is_hub_id(name)]
     relation = "adapter" if adapter else "quantized" if hasattr(config, "quantization_config") else "finetune"
@@ -414,6 +435,8 @@ def _sampling(processor: dict) -> str:
 
 def _use(checkpoint: str, has_code: bool) -> str:
     examples = [_WITH_PACKAGE, _WITHOUT_PACKAGE] if has_code else [_WITH_PACKAGE]
+    # What JSON escapes (quotes, backslashes, line breaks), Python reads alike: a name stays one string, and no code.
+    checkpoint = json.dumps(checkpoint, ensure_ascii=False)
     return "\n\n".join(example.format(checkpoint=checkpoint) for example in examples)
 
 
@@ -499,21 +522,58 @@ def _table(header: tuple[str, ...], rows) -> str:
 
 def _training_data(entry: str | TrainingData) -> TrainingData:
     if isinstance(entry, TrainingData):
-        return entry
+        return replace(entry, name=short_name(entry.name))
     for known in PAPER_DATA:
         if entry in (known.name, known.hub_id):
             return known
     if _is_hub_id(entry):
         return TrainingData(entry, url=f"https://huggingface.co/datasets/{entry}", hub_id=entry)
-    return TrainingData(entry)
+    return TrainingData(short_name(entry))
 
 
 def _link(model: str) -> str:
     return f"[{model}](https://huggingface.co/{model})" if _is_hub_id(model) else f"`{model}`"
 
 
+def short_name(name: str | os.PathLike) -> str:
+    """An id of the Hub as it is; of a path, here or on another machine, the last part: folders are told to nobody."""
+    name = str(name)
+    if _is_hub_id(name):
+        return name
+    if os.path.exists(name):  # "." has a name, too
+        name = str(Path(name).resolve())
+    return _one_line(re.split(r"[/\\]", name.rstrip("/\\"))[-1])
+
+
 def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.exists(name)
+    looks_like_one = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not name.lower().endswith(_FILES)
+    return bool(looks_like_one) and not os.path.exists(name)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_empty_template(text: str) -> bool:
+    """Whether a card is empty or the Hub's template, with no line that a person wrote."""
+    metadata, body = re.fullmatch(r"(?:---\n(.*?)^---\n)?(.*)", text, re.DOTALL | re.MULTILINE).groups()
+    template = set(ModelCard.from_template(ModelCardData()).content.splitlines())
+    return all(
+        line in template or not line.strip() or filled.fullmatch(line.strip())
+        for part, filled in ((metadata or "", _FILLED_METADATA), (body, _FILLED_TEXT))
+        for line in part.splitlines()
+    )
+
+
+def _check_results(results: Sequence[EvalResult]) -> None:
+    """Other values, such as NumPy's, make metadata that the Hub cannot read."""
+    for result in results:
+        value = result.metric_value
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(
+                f"{result.metric_name or result.metric_type} on {result.dataset_name} has the metric_value {value!r}; "
+                "a card takes a finite int or float. Convert it with float(), or leave this result out."
+            )
 
 
 def _given(facts: dict[str, Any]) -> dict[str, Any]:
@@ -542,4 +602,4 @@ def _read_config(name_or_path: str | os.PathLike | None) -> ValleyConfig | None:
         return None
 
 
-__all__ = ["PAPER_DATA", "TrainingData", "build_model_card", "read_facts", "write_model_card"]
+__all__ = ["PAPER_DATA", "TrainingData", "build_model_card", "read_facts", "short_name", "write_model_card"]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..model_card import read_facts, write_model_card
+from ..model_card import read_facts, short_name, write_model_card
 
 
 def write_training_card(
@@ -31,8 +31,8 @@ def write_training_card(
             More tags for the Hub, which the trainer's `push_to_hub` gives. Its other arguments are not used.
 
     Returns:
-        `Path` of the card, or `None`: on other processes, before the folder holds a model, or where a person's card
-        was kept.
+        `Path` of the card, or `None`: on other processes, before the folder holds a model, or where another card was
+        kept.
     """
     folder = Path(trainer.args.output_dir)
     has_model = any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
@@ -72,7 +72,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     settings = {
         "stage": "stage 2 (instruct)" if instructs else "stage 1 (align)",
         "began with": ", ".join(
-            f"`{Path(name).name if os.path.isdir(name) else name}`"
+            f"`{short_name(name)}`"
             for name in (valley_args.vision_model_name_or_path, model_args.model_name_or_path)
             if name
         ),
