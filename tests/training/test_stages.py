@@ -11,11 +11,11 @@ from clips import write_clip
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
-from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, QuantoConfig, pipeline
 from trl import ModelConfig, SFTConfig, TrlParser
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable
+from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable, stages
 
 
 CONFIGS = Path(sft.__file__).parent / "configs"
@@ -202,10 +202,35 @@ def test_qlora_quantizes_the_language_model_only(checkpoint, rows, tmp_path):
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     flags = arguments("stage2_lora.yaml", checkpoint, rows, tmp_path / "out", lora_r=4, load_in_4bit=True)
     trainer = sft.main(flags)
+    assert "4 bit" in (tmp_path / "out" / "README.md").read_text()  # this card has taken the place of PEFT's
     quantized = [n for n, m in trainer.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert quantized and all(".language_model." in name for name in quantized)
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert any("multi_modal_projector" in name for name in saved) and any("temporal_module" in name for name in saved)
+
+
+@pytest.mark.parametrize(
+    "given, skipped",
+    [
+        (BitsAndBytesConfig(load_in_8bit=True), stages.NEVER_QUANTIZED),
+        (BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"]), ["lm_head"]),
+        ({"load_in_8bit": True}, stages.NEVER_QUANTIZED),
+        (QuantoConfig(weights="int8"), None),
+        ({"quant_method": "quanto", "weights": "int8"}, None),
+    ],
+    ids=["bitsandbytes", "own modules", "bitsandbytes, dict", "quanto", "quanto, dict"],
+)
+def test_quantization_of_any_method_is_passed_on_and_the_callers_stays_as_it_is(monkeypatch, given, skipped):
+    for auto in ("AutoModelForImageTextToText", "AutoProcessor"):
+        monkeypatch.setattr(f"transformers_valley.training.stages.{auto}.from_pretrained", lambda _, **kwargs: kwargs)
+    before = dict(given) if isinstance(given, dict) else given.to_dict()
+    passed = load_model_and_processor("valley", quantization_config=given)[0]["quantization_config"]
+    if skipped is None:
+        assert passed is given
+    else:
+        assert passed.llm_int8_skip_modules == skipped and passed.load_in_8bit
+        assert passed.llm_int8_skip_modules is not stages.NEVER_QUANTIZED
+    assert before == (given if isinstance(given, dict) else given.to_dict())
 
 
 def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):

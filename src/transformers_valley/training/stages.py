@@ -5,6 +5,7 @@ Stage 1 (align) trains the projector, and the temporal module where it has weigh
 language model as well. The vision tower is frozen in both.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.quantizers.auto import AutoQuantizationConfig
 
 from ..modeling_valley import ValleyForConditionalGeneration
 from ..processing_valley import ValleyProcessor
@@ -64,15 +66,18 @@ def load_model_and_processor(
         **model_kwargs:
             Passed to `from_pretrained` of a checkpoint (`dtype`, `attn_implementation`, `revision`, …); a joined model
             takes the first two. A `quantization_config` of bitsandbytes that names no modules to leave out leaves out
-            all but the language model.
+            all but the language model; that of another method is passed on as it is.
 
     Raises:
         ValueError: if a joined model is to be quantised, made of a revision, or joined under DeepSpeed ZeRO-3.
     """
     model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
     quantization = model_kwargs.get("quantization_config")
-    if quantization is not None and quantization.llm_int8_skip_modules is None:
-        quantization.llm_int8_skip_modules = NEVER_QUANTIZED
+    if isinstance(quantization, dict):
+        quantization = AutoQuantizationConfig.from_dict(dict(quantization))
+    if getattr(quantization, "llm_int8_skip_modules", ...) is None:  # bitsandbytes alone has it
+        model_kwargs["quantization_config"] = quantization = copy.copy(quantization)  # the caller's stays as it is
+        quantization.llm_int8_skip_modules = list(NEVER_QUANTIZED)
     revision = model_kwargs.get("revision")
     if not vision_model_name_or_path:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
