@@ -7,6 +7,7 @@ state dict under the old names. The code that is tested has no part in it.
 
 import errno
 import json
+import os
 import pickle
 import re
 import shutil
@@ -269,6 +270,10 @@ def refused(source, destination: Path, *args, error: type = ValueError, **kwargs
     return str(raised.value)
 
 
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
 @pytest.fixture(scope="module")
 def v1():
     return Released("mean")
@@ -379,6 +384,18 @@ def test_dtype_can_be_chosen(v1, tmp_path):
     assert "dtype is 'int8'" in refused(source, tmp_path / "none", dtype="int8")
 
 
+def test_a_value_that_the_dtype_cannot_hold_is_refused(v1, tmp_path):
+    tensors = v1.tensors()
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e6
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.inf  # is as it was
+    source = v1.save(tmp_path / "old", tensors=tensors)
+    message = refused(source, tmp_path / "new", dtype="float16")
+    assert message.startswith(
+        "model.layers.1.mlp.up_proj.weight holds values beyond 6.55e+04, the largest of float16."
+    )
+    convert(source, tmp_path / "new", dtype="bfloat16")
+
+
 def test_mixed_dtypes_become_the_commonest(v1, tmp_path):
     tensors = {n: t.half() if n.startswith(("model.l", "model.e", "lm")) else t for n, t in v1.tensors().items()}
     tensors["lm_head.weight"] = tensors["lm_head.weight"].float()
@@ -446,6 +463,25 @@ def test_new_tokens_lie_at_the_mean_and_the_placeholders_differ(converted, v3):
         )
     embeddings = found["model.language_model.embed_tokens.weight"]
     assert not torch.equal(embeddings[image], embeddings[video])
+
+
+@pytest.mark.parametrize(
+    ("had", "note"),
+    [
+        ([], "Added `<image>` with the id 396 and `<video>` with the id 397, embedded at the mean of the 396 tokens"),
+        (["<image>"], "Added `<video>` with the id 397, embedded at the mean of the 397 tokens before."),
+        (["<image>", "<video>"], None),
+    ],
+    ids=["none", "one", "both"],
+)
+def test_placeholders_that_the_tokenizer_had_stay_and_are_not_reported_as_new(tmp_path, had, note):
+    released = Released()
+    released.tokenizer.add_tokens(had, special_tokens=True)
+    report = convert(released.save(tmp_path / "old"), tmp_path / "new")
+    assert [text[: len(note)] for text in report.notes if "Added" in text] == ([note] if note else [])
+    found = load_file(tmp_path / "new/model.safetensors")["model.language_model.embed_tokens.weight"]
+    rows = len(released.tokenizer)
+    assert torch.equal(found[:rows], released.tensors()["model.embed_tokens.weight"][:rows])
 
 
 def test_embeddings_grow_where_there_are_no_spare_rows(tmp_path):
@@ -551,7 +587,7 @@ def test_a_tower_that_is_not_stored_is_taken_from_where_the_config_says(tmp_path
     released.config["mm_vision_tower"] = str(tower)
     tensors = {name: t for name, t in released.tensors().items() if "vision_tower" not in name}
     report = convert(released.save(tmp_path / "old", tensors=tensors), tmp_path / "new")
-    assert f"The vision tower is not stored and was taken from {tower}." in report.notes
+    assert f"The vision tower is not stored and was taken from {tower.name}." in report.notes
     assert not any("inferred" in note for note in report.notes)
     assert_same(tmp_path / "new", released)
 
@@ -578,6 +614,34 @@ def test_a_tower_config_that_contradicts_the_tensors_is_refused(tmp_path):
     released.config["mm_vision_tower"] = str(tmp_path / "tower")
     message = refused(released.save(tmp_path / "old"), tmp_path / "new")
     assert "intermediate_size=96 in the config and 80 in the tensors" in message and str(tmp_path / "tower") in message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "other", "auto_map": {"AutoConfig": "code.Config"}},
+        {"model_type": "clip_vision_model", "hidden_size": "wide"},
+    ],
+    ids=["code", "senseless"],
+)
+def test_a_tower_config_that_is_of_no_use_is_inferred_and_runs_no_code(v1, tmp_path, monkeypatch, config):
+    (tmp_path / "tower").mkdir()
+    edit_json(tmp_path / "tower/config.json", **config)
+    (tmp_path / "tower/code.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    source = v1.save(tmp_path / "old")
+    edit_json(source / "config.json", mm_vision_tower=str(tmp_path / "tower"))
+    report = convert(source, tmp_path / "new")
+    assert any("'tower' could not be read and was inferred" in note for note in report.notes)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_tower_without_a_name_is_not_looked_up(v1, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert_valley_weights, "hf_hub_download", lambda *args: pytest.fail(str(args)))
+    source = v1.save(tmp_path / "old")
+    edit_json(source / "config.json", mm_vision_tower=None)
+    report = convert(source, tmp_path / "new")
+    assert any("tower is not named (mm_vision_tower) and was inferred" in note for note in report.notes)
 
 
 # --- Deltas --------------------------------------------------------------------------------------------------------
@@ -625,11 +689,15 @@ def test_a_base_that_does_not_fit_is_refused_by_name(v1, tmp_path):
     del base["model.layers.1.mlp.up_proj.weight"]
     base["model.layers.0.mlp.down_proj.weight"] = torch.zeros(64, 90)
     base["lm_head.weight"] = torch.zeros(999, 64)
+    base["model.norm.weight"] = torch.zeros(64, dtype=torch.int8)
+    base["model.embed_tokens.weight"] = torch.zeros(())
     write(tmp_path / "llama", "safetensors", base)
     message = refused(v1.save(tmp_path / "old"), tmp_path / "new", tmp_path / "llama")
     assert "model.layers.1.mlp.up_proj.weight: missing in the base, (96, 64)" in message
     assert "model.layers.0.mlp.down_proj.weight: (64, 90) in the base, (64, 96) in the difference" in message
     assert "lm_head.weight: (999, 64) in the base" in message
+    assert "model.norm.weight: I8 in the base" in message
+    assert "model.embed_tokens.weight: () in the base" in message
 
 
 def test_what_looks_like_a_delta_is_told(v1, tmp_path):
@@ -706,15 +774,58 @@ def test_adapters_of_other_kinds_are_refused(v3, tmp_path, setting, words):
     assert words in refused(tmp_path / "lora", tmp_path / "new")
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({}, "lora_alpha=None"),
+        ({"lora_alpha": "8"}, "lora_alpha='8'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan"),
+        ({"lora_alpha": 8, "alpha_pattern": 5}, "alpha_pattern=5"),
+        ({"lora_alpha": 8, "alpha_pattern": {"(": 3}}, "alpha_pattern={'(': 3}"),
+        ({"lora_alpha": 8, "alpha_pattern": {"q_proj": None}}, "alpha_pattern={'q_proj': None}"),
+        ({"lora_alpha": 8, "base_model_name_or_path": 5}, "base_model_name_or_path=5"),
+    ],
+    ids=str,
+)
+def test_senseless_settings_of_an_adapter_are_told(tmp_path, setting, words):
+    (tmp_path / "lora").mkdir()
+    edit_json(tmp_path / "lora/adapter_config.json", peft_type="LORA", **setting)
+    assert f"has values that make no sense: {words}." in refused(tmp_path / "lora", tmp_path / "new")
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", ""])
+def test_what_was_trained_beside_an_adapter_replaces(v3, tmp_path, prefix):
+    v3.save(tmp_path / "old")
+    merged = save_adapter(v3, tmp_path / "lora", str(tmp_path / "old"))
+    nn.init.normal_(merged.projector.weight)
+    tensors = {f"{prefix}model.mm_projector.weight": merged.projector.weight.data}
+    write(tmp_path / "lora", "bin", tensors, "non_lora_trainables")
+    (tmp_path / "lora/training_args.bin").write_bytes(b"left by Trainer")
+    convert(tmp_path / "lora", tmp_path / "new")
+    assert_same(tmp_path / "new", merged)
+
+
+@pytest.mark.parametrize("name", ["mm_projector.bin", "model.safetensors"])
+def test_other_weights_beside_an_adapter_are_refused(v3, tmp_path, name):
+    v3.save(tmp_path / "old")
+    save_adapter(v3, tmp_path / "lora", str(tmp_path / "old"))
+    (tmp_path / "lora" / name).touch()
+    assert f"files beside the adapter that are not read: {name}." in refused(tmp_path / "lora", tmp_path / "new")
+
+
 def test_an_adapter_that_hits_nothing_is_refused(v3, tmp_path):
     save_adapter(v3, tmp_path / "lora", str(tmp_path / "old"))
     v3.save(tmp_path / "old")
     tensors = load_file(tmp_path / "lora/adapter_model.safetensors")
     tensors["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 64)
     tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = torch.zeros(64)
+    tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"] = torch.zeros(())
+    tensors["base_model.model.model.layers.1.self_attn.v_proj.weight"] = torch.zeros(64, 64)
     write(tmp_path / "lora", "safetensors", tensors, "adapter_model")
     message = refused(tmp_path / "lora", tmp_path / "new")
     assert "model.layers.7.self_attn.q_proj.weight: no such tensor" in message and "lora_magnitude_vector" in message
+    assert "model.layers.0.self_attn.v_proj.weight: (64, 64) in the checkpoint, {'A': ()" in message
+    assert "model.layers.1.self_attn.v_proj.weight: both changed and replaced" in message
 
 
 # --- Tokenizer and prompt ------------------------------------------------------------------------------------------
@@ -857,7 +968,43 @@ def test_a_tokenizer_without_a_delimiter_is_refused(tmp_path, token):
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(tmp_path):
     released = Released(rows=len(old_tokenizer()) - 2)
     message = refused(released.save(tmp_path / "old"), tmp_path / "new")
-    assert f"{len(released.tokenizer)} tokens" in message and f"{len(released.tokenizer) - 2} rows" in message
+    assert f"ids up to {len(released.tokenizer) - 1} " in message and f"{len(released.tokenizer) - 2} rows" in message
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ((397, 398), "<vi_start> is 397 in '{}' and became 394, <vi_end> is 398 in '{}' and became 395"),
+        ((395, 394), "<vi_start> is 395 in '{}' and became 394, <vi_end> is 394 in '{}' and became 395"),
+    ],
+    ids=["gap", "swapped"],
+)
+@pytest.mark.parametrize("file", ["tokenizer.json", "added_tokens.json"])
+def test_added_tokens_that_are_numbered_anew_are_refused(v1, tmp_path, file, ids, words):
+    source = v1.save(tmp_path / "old")
+    tokens = dict(zip(OLD_TOKENS[-2:], ids, strict=True))
+    if file == "tokenizer.json":
+        added = json.loads((source / file).read_text())["added_tokens"]
+        edit_json(source / file, added_tokens=[one | {"id": tokens.get(one["content"], one["id"])} for one in added])
+    else:
+        edit_json(source / file, **tokens)
+    message = refused(source, tmp_path / "new")
+    assert "cannot keep their ids" in message and words.replace("{}", str(source / file)) in message
+
+
+@pytest.mark.parametrize(
+    ("highest", "words"),
+    [
+        (398, "ids up to 398 for 396 tokens: <image> and <video> would get ids among these"),
+        (450, "ids up to 450 and the weights only 401 rows"),
+    ],
+)
+def test_a_vocabulary_with_gaps_is_refused(v1, tmp_path, highest, words):
+    source = v1.save(tmp_path / "old")
+    model = json.loads((source / "tokenizer.json").read_text())["model"]
+    model["vocab"][max(model["vocab"], key=model["vocab"].get)] = highest
+    edit_json(source / "tokenizer.json", model=model)
+    assert words in refused(source, tmp_path / "new")
 
 
 def test_a_missing_tokenizer_is_told(v1, tmp_path):
@@ -946,6 +1093,114 @@ def test_an_index_that_names_a_missing_file(v1, tmp_path):
     assert f"'{source / 'model-00002-of-00003.safetensors'}' is missing" in refused(source, tmp_path / "new")
 
 
+@pytest.fixture
+def bare(v1, tmp_path):
+    """A checkpoint of which only the config is there."""
+    (tmp_path / "old").mkdir()
+    edit_json(tmp_path / "old/config.json", **v1.config)
+    return tmp_path / "old"
+
+
+@pytest.mark.parametrize("file", [None, 5, ["a"], "../model.safetensors", "/model.safetensors"], ids=str)
+def test_an_index_that_names_no_file_beside_it(bare, tmp_path, file):
+    edit_json(bare / "model.safetensors.index.json", weight_map={"model.norm.weight": file})
+    assert f"names {file!r} for weights" in refused(bare, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        (5, torch.zeros(2)),
+        ("model.norm.weight", torch.eye(2).to_sparse()),
+        ("model.norm.weight", torch.zeros(2, device="meta")),
+        ("state_dict", {"model.norm.weight": torch.zeros(2)}),
+    ],
+    ids=["number", "sparse", "meta", "nested"],
+)
+def test_a_pickle_of_other_things_than_dense_tensors_is_refused(bare, tmp_path, name, tensor):
+    torch.save({name: tensor}, bare / "pytorch_model.bin")
+    assert f"{name!r} in it is no name of a dense tensor" in refused(bare, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n",
+            "a pointer of git-lfs, not the weights",
+        ),
+        (b"<!DOCTYPE html><html>Sign in</html>", "damaged"),
+        (b'{"error": "Not found"}', "damaged"),
+        (b"", "damaged"),
+        (bytes(300), "damaged"),
+        (b"PK\x03", "damaged"),
+        (b"\x80\x02\x8a", "damaged"),
+    ],
+    ids=["git-lfs", "html", "json", "empty", "zeros", "cut zip", "cut pickle"],
+)
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
+def test_files_that_hold_no_weights_are_not_called_malicious(bare, tmp_path, file, content, reason):
+    (bare / file).write_bytes(content)
+    message = refused(bare, tmp_path / "new")
+    assert f"Cannot read '{bare / file}': it is {reason}" in message and "holds more" not in message
+
+
+def test_a_tensor_that_is_stored_twice_is_refused(v1, tmp_path):
+    source = v1.save(tmp_path / "old", "sharded safetensors")
+    first = load_file(source / "model-00001-of-00003.safetensors")
+    save_file(first | {"lm_head.weight": torch.zeros(2)}, source / "model-00001-of-00003.safetensors")
+    save_file({"lm_head.weight": torch.zeros(2)}, source / "model-00002-of-00003.safetensors")
+    assert "The tensor lm_head.weight is stored twice: " in refused(source, tmp_path / "new")
+
+    name = "embeddings.class_embedding"
+    tensors = v1.tensors() | {f"model.vision_tower.{name}": torch.zeros(64)}
+    message = refused(v1.save(tmp_path / "other", tensors=tensors), tmp_path / "new")
+    assert f"The tensor model.vision_tower.vision_model.{name} is stored twice: " in message
+    assert f"model.vision_tower.{name} in " in message
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_attention_heads": 0}, "has a value that makes no sense ("),
+        ({"hidden_size": "wide"}, "has a value that makes no sense ("),
+        ({"hidden_act": "nope"}, "has a value that makes no sense ("),
+        ({"rope_scaling": {"type": "nope", "factor": 2.0}}, "has a value that makes no sense ("),
+        ({"num_hidden_layers": 1_000_000}, "have 2 layers in the language model, and its config.json says num_hidden"),
+        ({"architectures": 5, "model_type": 5}, "is no Valley checkpoint of 2023"),
+        ({"architectures": [None, "Valley5"], "model_type": 5}, "Valley2 or Valley3"),
+    ],
+    ids=str,
+)
+def test_senseless_values_in_the_config_are_told(v1, tmp_path, config, words):
+    source = v1.save(tmp_path / "old")
+    edit_json(source / "config.json", **config)
+    assert words in refused(source, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.embed_tokens.weight", "model.embed_tokens.weight has the shape ()"),
+        (
+            "model.vision_tower.vision_model.embeddings.position_embedding.weight",
+            "is no CLIP: missing or misshapen embeddings.position_embedding.weight ()",
+        ),
+        ("model.position_matrix", "model.position_matrix () instead of"),
+        ("model.transformer_delta_encoder.layers.0.linear1.weight", "linear1.weight () instead of (2048, 64)"),
+    ],
+)
+def test_a_tensor_without_dimensions_is_told(v3, tmp_path, name, words):
+    source = v3.save(tmp_path / "old", tensors=v3.tensors() | {name: torch.zeros(())})
+    assert words in refused(source, tmp_path / "new")
+
+
+def test_a_tower_that_is_no_name_is_told(v1, tmp_path):
+    source = v1.save(tmp_path / "old", tensors={n: t for n, t in v1.tensors().items() if "vision_tower" not in n})
+    edit_json(source / "config.json", mm_vision_tower=5)
+    assert "'5' is neither a folder nor" in refused(source, tmp_path / "new")
+
+
 class _Code:
     def __reduce__(self):
         return (Path.touch, (Path("was_run"),))
@@ -961,7 +1216,7 @@ def test_code_in_a_pickle_is_not_run(v1, tmp_path, form, monkeypatch):
     else:
         torch.save({"model.norm.weight": _Code()}, path, _use_new_zipfile_serialization=form == "bin")
     message = refused(source, tmp_path / "new")
-    assert f"Cannot read '{path}'" in message and not Path("was_run").exists()
+    assert f"Cannot read '{path}': it holds more than tensors" in message and not Path("was_run").exists()
 
 
 def test_a_destination_that_exists_is_refused_before_anything_is_read(tmp_path):
@@ -982,6 +1237,50 @@ def test_an_empty_destination_is_filled_and_parents_are_made(v1, tmp_path):
     assert len({path.stat().st_mode for path in (tmp_path / "a/b/new").iterdir()}) == 1
 
 
+def test_a_destination_that_cannot_be_replaced_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"'{tmp_path / 'file'}' is no folder"):
+        convert("nowhere/valley", tmp_path / "file/new")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "it exists already" in refused("nowhere/valley", tmp_path / "loop")
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "volume")
+    assert "is a mount point" in refused("nowhere/valley", tmp_path / "volume")
+
+
+@pytest.mark.parametrize("leads_to", ["empty", "nothing"])
+def test_a_link_is_followed(v1, tmp_path, leads_to):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(leads_to)
+    convert(v1.save(tmp_path / "old"), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / leads_to / "model.safetensors").exists()
+
+
+def test_a_long_name_is_written(v1, tmp_path):
+    convert(v1.save(tmp_path / "old"), tmp_path / ("n" * 255))
+    assert (tmp_path / ("n" * 255) / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("function", ["rename", "rmdir"])
+def test_a_finished_result_stays(v1, tmp_path, monkeypatch, function):
+    source = v1.save(tmp_path / "old")
+    if function == "rename":
+        rename = os.rename
+
+        def renamed(*paths):
+            rename(*paths)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "rename", renamed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "a/new")
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+    else:
+        monkeypatch.setattr(Path, "rmdir", lambda path: os.rmdir("nowhere"))
+        convert(source, tmp_path / "a/new")
+    assert (tmp_path / "a/new/model.safetensors").exists() and (tmp_path / "a/new/README.md").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=repr)
 def test_nothing_is_left_after_a_failure(v1, tmp_path, monkeypatch, error):
     source = v1.save(tmp_path / "old")
@@ -996,16 +1295,23 @@ def test_nothing_is_left_after_a_failure(v1, tmp_path, monkeypatch, error):
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("kind", ["OSError", "SafetensorError"])
-def test_a_disk_that_becomes_full(v1, tmp_path, monkeypatch, kind):
-    error = OSError(errno.ENOSPC, "No space left on device")
-    if kind == "SafetensorError":
-        error = convert_valley_weights.SafetensorError("I/O error: No space left on device (os error 28)")
-
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("save_file", OSError(errno.ENOSPC, "No space left on device")),
+        ("save_file", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        ("save_file", convert_valley_weights.SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("save_file", convert_valley_weights.SafetensorError("I/O error: Disk quota exceeded (os error 122)")),
+        ("ValleyProcessor.save_pretrained", OSError(errno.ENOSPC, "No space left on device")),
+        ("ValleyProcessor.save_pretrained", Exception("No space left on device (os error 28)")),  # of tokenizers
+    ],
+    ids=str,
+)
+def test_a_disk_that_becomes_full(v1, tmp_path, monkeypatch, place, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(convert_valley_weights, "save_file", fail)
+    monkeypatch.setattr(f"transformers_valley.convert_valley_weights.{place}", fail)
     message = refused(v1.save(tmp_path / "old"), tmp_path / "new", error=OSError)
     assert re.search(r"\d+ bytes\) are needed .*\d+ bytes\) are free", message)
 
@@ -1035,6 +1341,7 @@ def test_it_is_downloaded_and_uploaded(v1, tmp_path, monkeypatch):
     monkeypatch.setattr(convert_valley_weights, "upload_folder", lambda **kwargs: uploads.append(kwargs))
     report = convert("luoruipu1/some-valley", tmp_path / "new", push_to_hub="me/valley")
     assert {repo_id for repo_id, _ in asked} == {"luoruipu1/some-valley"} and "*.safetensors" in asked[0][1]
+    assert "non_lora_trainables.bin" in asked[0][1]
     assert uploads == [{"repo_id": "me/valley", "folder_path": tmp_path / "new"}]
     assert report.notes[-1] == "Uploaded to https://hub/me/valley."
     card = (tmp_path / "new/README.md").read_text()
@@ -1069,7 +1376,7 @@ def test_the_command_prints_what_was_done(v1, tmp_path):
     assert (result.exit_code, result.stderr) == (0, "")
     first, *notes, _, last = result.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'new'}: Valley v1 ") and "60 tensors in bfloat16, 0.4 MB in 1 file" in first
-    assert f"Note: The weights of {tmp_path / 'llama'} were added to 21 tensors of the language model." in notes
+    assert "Note: The weights of llama were added to 21 tensors of the language model." in notes
     assert last.startswith("Use it: ")
     assert load(tmp_path / "new").dtype == torch.bfloat16
 

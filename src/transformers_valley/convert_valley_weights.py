@@ -30,7 +30,6 @@ from huggingface_hub import (
     split_torch_state_dict_into_shards,
     upload_folder,
 )
-from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -50,7 +49,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_utils import PILImageResampling
 
 from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
-from .model_card import PAPER_DATA, VERSIONS, write_model_card
+from .model_card import PAPER_DATA, VERSIONS, short_name, write_model_card
 from .modeling_valley import ValleyForConditionalGeneration, fill_token_rows
 from .processing_valley import CHAT_TEMPLATE, ValleyProcessor
 from .video_processing_valley import ValleyVideoProcessor
@@ -118,7 +117,10 @@ STOP_STRING = "###"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-_ADAPTER = "adapter_model"
+_WHOLE = ("model", "pytorch_model")  # how the names of files of weights begin
+_ADAPTER, _REPLACED = "adapter_model", "non_lora_trainables"  # of peft, and beside it of LLaVA's training
+# What training leaves beside an adapter that is no weights.
+_LEFTOVERS = r"(training_args|optimizer|scheduler|sampler)(_\d+)?\.bin"
 # What LoRA of peft can do beyond W + scale * B @ A. A checkpoint that uses it would be merged wrongly.
 _UNSUPPORTED_LORA = (
     "use_dora",
@@ -216,9 +218,8 @@ def convert(
         OSError: if the disk is too small, or the upload fails; in the latter case `destination` is complete.
         ImportError: if the tokenizer is a sentencepiece model and the packages that read it are not installed.
     """
-    destination = Path(os.path.abspath(os.path.expanduser(destination)))
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise ValueError(f"Cannot write '{destination}': it exists already. Name a new folder, or move it away.")
+    destination = Path(os.path.realpath(os.path.expanduser(destination)))  # a link stays, what it leads to is written
+    _check_destination(destination)
     if push_to_hub is not None:
         validate_repo_id(push_to_hub)
     wanted_dtype = _parse_dtype(dtype)
@@ -227,10 +228,8 @@ def convert(
     folder, tensors, tokenizer_folders, base = _open_source(source, base, report)
     old_config = _read_config(folder)
     tokenizer = _load_tokenizer(tokenizer_folders)
-    known = len(tokenizer)
     num_rows = _check_vocabulary(tokenizer, tensors, folder)
-    add_special_tokens(tokenizer)
-    token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    token_ids, known = _add_tokens(tokenizer, folder)
 
     _add_vision_tower(tensors, old_config, report)
     config = _build_config(old_config, tensors, tokenizer, report)
@@ -244,7 +243,7 @@ def convert(
     if len(counts) > 1 and wanted_dtype is None:
         found = ", ".join(sorted(_dtype_name(one) for one in counts))
         report.notes.append(f"Tensors are stored as {found}; all become {_dtype_name(config.dtype)}.")
-    config.text_config.vocab_size = max(num_rows, len(tokenizer))
+    config.text_config.vocab_size = max(num_rows, max(token_ids.values()) + 1)
     with torch.device("meta"):
         model = ValleyForConditionalGeneration(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -255,10 +254,8 @@ def convert(
     report.temporal_module, report.dtype = config.temporal_module, _dtype_name(config.dtype)
     report.num_tensors, report.num_files = len(kept), len(shards.filename_to_tensors)
     report.num_bytes = shards.metadata["total_size"]
-    report.notes.append(
-        f"`<image>` and `<video>` got the ids {config.image_token_id} and {config.video_token_id}, with embeddings at "
-        f"the mean of the {known} tokens before."
-    )
+    if new := [f"`{token}` with the id {index}" for token, index in token_ids.items() if index >= known]:
+        report.notes.append(f"Added {' and '.join(new)}, embedded at the mean of the {known} tokens before.")
 
     with _complete_or_nothing(destination, report.num_bytes) as target:
         for file_name, names in shards.filename_to_tensors.items():
@@ -290,11 +287,14 @@ def _read_weight(stored: "_Stored", delta_to: "_Stored | None", shape: torch.Siz
         weight = torch.cat([weight[:rows] + delta_to.load().float(), weight[rows:]])
     if stored.lora is not None:
         weight = stored.lora.merge(weight)
-    if len(weight) == shape[0]:
-        return weight.to(dtype, copy=True).contiguous()
-    grown = torch.zeros(shape, dtype=dtype)
-    grown[: len(weight)] = weight
-    return grown
+    written = torch.zeros(shape, dtype=dtype)
+    written[: len(weight)] = weight
+    if weight.dtype != dtype and (weight.isfinite() & ~written[: len(weight)].isfinite()).any():
+        raise ValueError(
+            f"{stored.name} holds values beyond {torch.finfo(dtype).max:.4g}, the largest of {_dtype_name(dtype)}. "
+            "Choose another dtype (--dtype), such as bfloat16."
+        )
+    return written
 
 
 # --- Where the tensors are -----------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ class _Stored:
     path: Path
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype | None  # None where it does not hold floating point numbers
+    dtype: torch.dtype | str  # a name where it does not hold floating point numbers
     lora: "_LoraPair | None" = None
 
     def load(self) -> torch.Tensor:
@@ -334,11 +334,10 @@ class _WeightFiles:
         ValueError: naming the file that lacks, is damaged or holds more than tensors.
     """
 
-    def __init__(self, folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")):
+    def __init__(self, folder: Path, stems: tuple[str, ...] = _WHOLE):
         self._opened: tuple[Path | None, Any] = (None, None)
-        self.tensors: dict[str, _Stored] = {}
-        for path in _weight_paths(folder, stems):
-            self.tensors |= self._read_headers(path)
+        paths = _weight_paths(folder, stems)
+        self.tensors = _unique((name, one) for path in paths for name, one in self._read_headers(path).items())
         self._opened = (None, None)
 
     def _read_headers(self, path: Path) -> dict[str, _Stored]:
@@ -347,10 +346,11 @@ class _WeightFiles:
             for name in file.keys():
                 if isinstance(file, dict):
                     shape, dtype = file[name].shape, file[name].dtype
+                    dtype = dtype if dtype in _DTYPES.values() else _dtype_name(dtype)
                 else:
                     header = file.get_slice(name)
-                    shape, dtype = header.get_shape(), _DTYPES.get(header.get_dtype())
-                tensors[name] = _Stored(self, path, name, tuple(shape), dtype if dtype in _DTYPES.values() else None)
+                    shape, dtype = header.get_shape(), _DTYPES.get(header.get_dtype(), header.get_dtype())
+                tensors[name] = _Stored(self, path, name, tuple(shape), dtype)
         except SafetensorError as error:
             raise _damaged(path, error) from error
         return tensors
@@ -370,27 +370,49 @@ class _WeightFiles:
         return self._opened[1]
 
 
+def _unique(named: Iterable[tuple[str, _Stored]]) -> dict[str, _Stored]:
+    """A mapping of them, in which no tensor replaces another."""
+    tensors: dict[str, _Stored] = {}
+    for name, stored in named:
+        if name in tensors:
+            both = " and ".join(f"{one.name} in '{one.path}'" for one in (tensors[name], stored))
+            raise ValueError(f"The tensor {name} is stored twice: {both}. Remove the wrong one.")
+        tensors[name] = stored
+    return tensors
+
+
 def _open_weights(path: Path):
     if not path.is_file():
         raise ValueError(f"The weights are incomplete: '{path}' is missing. Download it again.")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"Cannot read '{path}': it is a pointer of git-lfs, not the weights. Run: git lfs pull")
     if path.suffix == ".safetensors":
         try:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise _damaged(path, error) from error
+    is_zip = start.startswith(b"PK\x03\x04")  # the form before torch 1.6 cannot be mapped
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # the form before torch 1.6 cannot be mapped
         tensors = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        if "weights_only" in str(error):
+        # What torch says of things it would have to import. Of what is no pickle it says "Unsupported operand", too.
+        code = "GLOBAL|TorchScript|unrecognized function|allowlisted"
+        if is_zip or start.startswith(b"\x80"):
+            code += "|Unsupported operand"
+        if re.search(code, str(error)):
             raise ValueError(
                 f"Cannot read '{path}': it holds more than tensors. Loading it could run code that it brings along, "
                 "so it is refused."
             ) from error
         raise _damaged(path, error) from error
-    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
+    if not isinstance(tensors, dict):
         raise ValueError(f"Cannot read '{path}': it is no mapping of names to tensors, as a state dict is.")
+    for name, one in tensors.items():
+        plain = isinstance(one, torch.Tensor) and one.layout == torch.strided and not one.is_meta
+        if not plain or not isinstance(name, str):
+            raise ValueError(f"Cannot read '{path}': {name!r} in it is no name of a dense tensor, as in a state dict.")
     return dict(tensors)
 
 
@@ -410,6 +432,8 @@ def _weight_paths(folder: Path, stems: tuple[str, ...]) -> list[Path]:
                 names = _read_json(index).get("weight_map")
                 if not isinstance(names, dict) or not names:
                     raise ValueError(f"'{index}' has no `weight_map` that names the files of the tensors.")
+                if odd := [name for name in names.values() if not isinstance(name, str) or Path(name).name != name]:
+                    raise ValueError(f"'{index}' names {odd[0]!r} for weights, which is no file beside it.")
                 return [folder / name for name in sorted(set(names.values()))]
             if parts := sorted(folder.glob(f"{stem}-*-of-[0-9]*{suffix}")):
                 total = int(re.search(r"-of-(\d+)", parts[0].name)[1])
@@ -425,7 +449,7 @@ def _fetch(source: str | os.PathLike) -> Path:
         return Path(os.path.expanduser(source))
     if os.path.exists(source):
         raise ValueError(f"'{source}' is a file. Give the folder that it lies in.")
-    small = ["*.json", "tokenizer.model"]
+    small = ["*.json", "tokenizer.model", f"{_REPLACED}.bin"]
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=[*small, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
@@ -450,7 +474,7 @@ def _open_source(
         adapter = _read_json(given / "adapter_config.json")
         _check_adapter(adapter, given)
         trained_on = base or adapter.get("base_model_name_or_path")
-        if (given / "config.json").exists() and _weight_paths(given, ("model", "pytorch_model")):
+        if (given / "config.json").exists() and _weight_paths(given, _WHOLE):
             if base is not None:
                 raise ValueError(
                     f"'{source}' has an adapter and the weights that it belongs to: leave out the base '{base}'."
@@ -458,15 +482,16 @@ def _open_source(
         elif trained_on is None:
             raise ValueError(f"'{source}' is an adapter and does not say of what. Give that checkpoint as the base.")
         else:
-            report.notes.append(f"The adapter is merged into {trained_on}.")
+            report.notes.append(f"The adapter is merged into {short_name(trained_on)}.")
             folder, base = _fetch(trained_on), None
             tokenizer_folders.append(folder)
     _check_kind(folder)
     tensors = _WeightFiles(folder).tensors
     if not tensors:
         raise ValueError(f"There are no weights in '{folder}': neither model*.safetensors nor pytorch_model*.bin.")
-    tensors = {_old_name(name): stored for name, stored in tensors.items()}
+    tensors = _unique((_old_name(name), stored) for name, stored in tensors.items())
     if adapter is not None:
+        _check_all_is_read(given, (_ADAPTER, _REPLACED, *(_WHOLE if folder == given else ())))
         _attach_adapter(tensors, adapter, given, report)
         name = adapter.get("base_model_name_or_path")
         if not any((place / file).exists() for place in tokenizer_folders for file in _TOKENIZER_FILES) and name:
@@ -499,6 +524,42 @@ def _check_adapter(adapter: dict, folder: Path) -> None:
         used.append(f"bias={adapter['bias']!r}")
     if used:
         raise ValueError(f"The LoRA adapter in '{folder}' uses {', '.join(used)}, which cannot be merged here.")
+    alphas = adapter.get("alpha_pattern") or {}
+    is_sound = {
+        "lora_alpha": _is_number(adapter.get("lora_alpha")),
+        "alpha_pattern": isinstance(alphas, dict)
+        and all(_is_pattern(key) and _is_number(value) for key, value in alphas.items()),
+        "base_model_name_or_path": isinstance(adapter.get("base_model_name_or_path"), str | None),
+    }
+    if wrong := [f"{name}={adapter.get(name)!r}" for name, sound in is_sound.items() if not sound]:
+        raise ValueError(f"The adapter_config.json in '{folder}' has values that make no sense: {', '.join(wrong)}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e9  # nor infinite, nor none at all
+
+
+def _is_pattern(key: str) -> bool:
+    try:
+        return re.compile(_module_pattern(key)) is not None
+    except re.error:
+        return False
+
+
+def _module_pattern(key: str) -> str:
+    """Modules that a key of `alpha_pattern` stands for, as peft reads it."""
+    return rf"(.*\.)?({key})$"
+
+
+def _check_all_is_read(folder: Path, stems: tuple[str, ...]) -> None:
+    """Refuse weights beside an adapter of which nobody says what they are for."""
+    read = re.compile(rf"({'|'.join(stems)})(-.*)?\.(bin|safetensors)|{_LEFTOVERS}")
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
+    if unread := [name for name in files if not read.fullmatch(name)]:
+        raise ValueError(
+            f"'{folder}' has files beside the adapter that are not read: {', '.join(unread)}. Move away what is not "
+            "needed; merge the rest by the code that wrote it."
+        )
 
 
 def _attach_adapter(tensors: dict[str, _Stored], adapter: dict, folder: Path, report: ConversionReport) -> None:
@@ -506,21 +567,24 @@ def _attach_adapter(tensors: dict[str, _Stored], adapter: dict, folder: Path, re
     stored = _WeightFiles(folder, (_ADAPTER,)).tensors
     if not stored:
         raise ValueError(f"There are no weights in '{folder}': neither {_ADAPTER}.safetensors nor {_ADAPTER}.bin.")
+    wrappers = r"^base_model\.model\.|\.modules_to_save\b|\.default\b(?=\.)"
+    parts = [*stored.items(), *_WeightFiles(folder, (_REPLACED,)).tensors.items()]
     pairs: dict[str, dict[str, _Stored]] = {}
     replaced: dict[str, _Stored] = {}
-    for name, part in stored.items():
-        name = re.sub(r"^base_model\.model\.|\.modules_to_save\b|\.default\b(?=\.)", "", name)
-        if match := re.fullmatch(r"(.*)\.lora_([AB])(\.default)?\.weight", name):
-            pairs.setdefault(_old_name(f"{match[1]}.weight"), {})[match[2]] = part
+    for name, part in _unique((_old_name(re.sub(wrappers, "", name)), part) for name, part in parts).items():
+        if match := re.fullmatch(r"(.*)\.lora_([AB])\.weight", name):
+            pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = part
         else:
-            replaced[_old_name(name)] = part
+            replaced[name] = part
     problems = [f"{name}: no such tensor in the checkpoint" for name in (*pairs, *replaced) if name not in tensors]
+    problems += [f"{name}: both changed and replaced" for name in pairs if name in replaced]
     for name, pair in pairs.items():
         if name not in tensors:
             continue
         shapes = {letter: part.shape for letter, part in pair.items()}
         rows, columns = (*tensors[name].shape, 0, 0)[:2]
-        if len(shapes) != 2 or shapes["B"] != (rows, shapes["A"][0]) or shapes["A"][1:] != (columns,):
+        rank = next(iter(shapes.get("A", ())), 0)
+        if not rank or shapes != {"A": (rank, columns), "B": (rows, rank)}:
             problems.append(f"{name}: {tensors[name].shape} in the checkpoint, {shapes} in the adapter")
     if problems:
         raise ValueError(f"The adapter in '{folder}' does not fit its checkpoint. {_listing(problems)}")
@@ -529,7 +593,7 @@ def _attach_adapter(tensors: dict[str, _Stored], adapter: dict, folder: Path, re
         rank = pair["A"].shape[0]
         patterns = (adapter.get("alpha_pattern") or {}).items()
         module = name.removesuffix(".weight")
-        matching = [value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module)]
+        matching = [value for key, value in patterns if re.match(_module_pattern(key), module)]
         alpha = matching[0] if matching else adapter["lora_alpha"]
         scale = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
         tensors[name] = dataclasses.replace(tensors[name], lora=_LoraPair(pair["A"], pair["B"], scale))
@@ -566,14 +630,18 @@ def _check_base(
         if found is None:
             problems.append(f"{name}: missing in the base, {stored.shape} in the difference")
             continue
-        grown = name in _VOCABULARY and found.shape[0] < stored.shape[0] and found.shape[1:] == stored.shape[1:]
-        if found.dtype is None or not (grown or found.shape == stored.shape):
+        grown = name in _VOCABULARY and found.shape[:1] < stored.shape[:1] and found.shape[1:] == stored.shape[1:]
+        if isinstance(found.dtype, str):
+            problems.append(f"{name}: {found.dtype} in the base, which are no floating point numbers")
+        elif not (grown or found.shape == stored.shape):
             problems.append(f"{name}: {found.shape} in the base, {stored.shape} in the difference")
         else:
             deltas[_new_name(name)] = found
     if problems:
         raise ValueError(f"The base '{base}' does not fit the weights. {_listing(problems)}")
-    report.notes.append(f"The weights of {base} were added to {len(deltas)} tensors of the language model.")
+    report.notes.append(
+        f"The weights of {short_name(base)} were added to {len(deltas)} tensors of the language model."
+    )
     return deltas
 
 
@@ -599,7 +667,8 @@ def _read_config(folder: Path) -> dict:
 def _check_kind(folder: Path) -> None:
     """Refuse what is no checkpoint of the code of 2023, and say what it is."""
     config = _read_config(folder)
-    architectures, model_type = config.get("architectures") or [], config.get("model_type")
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    architectures = [str(name) for name in architectures] if isinstance(architectures, list) else []
     described = f"architectures={architectures}, model_type={model_type!r}"
     if "ValleyForConditionalGeneration" in architectures or (
         model_type == "valley" and not architectures and "text_config" in config
@@ -633,9 +702,11 @@ def _build_config(old: dict, tensors: dict[str, _Stored], tokenizer, report: Con
         temporal_module = "importance" if old.get("use_patch_importance_pooling") else "mean"
     temporal = {}
     if temporal_module == "transformer":
-        temporal["temporal_intermediate_size"] = shapes.get("model.temporal_module.linear1.weight", (2048,))[0]
-        if table := shapes.get("model.temporal_module.position_table"):
-            temporal["temporal_max_positions"] = table[0]
+        # A tensor without any dimension is of another shape than what follows, and refused for that.
+        temporal["temporal_intermediate_size"] = (shapes.get("model.temporal_module.linear1.weight") or (2048,))[0]
+        table = shapes.get("model.temporal_module.position_table")
+        if table is not None:
+            temporal["temporal_max_positions"] = (table or (1,))[0]
         else:
             report.warnings.append("model.position_matrix is not stored: sinusoidal positions will be computed.")
 
@@ -645,9 +716,10 @@ def _build_config(old: dict, tensors: dict[str, _Stored], tokenizer, report: Con
     # Configs of the first LLaMAs have wrong ids (`pad_token_id: -1`): the tokenizer knows them.
     text.update({f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")})
     text.setdefault("max_position_embeddings", old.get("max_sequence_length", 2048))
+    vision_config = _vision_config(str(old.get("mm_vision_tower") or ""), shapes, report)
     try:
-        return ValleyConfig(
-            vision_config=_vision_config(str(old.get("mm_vision_tower")), shapes, report),
+        config = ValleyConfig(
+            vision_config=vision_config,
             text_config=LlamaConfig(**text),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
@@ -657,27 +729,44 @@ def _build_config(old: dict, tensors: dict[str, _Stored], tokenizer, report: Con
             architectures=["ValleyForConditionalGeneration"],
             **temporal,
         )
-    except StrictDataclassError as error:
-        raise ValueError(f"The config.json of '{report.source}' has a value that makes no sense: {error}") from error
+    except Exception as error:  # a wrong value can raise anything
+        raise _senseless(report, error) from error
+    # Very many layers that are not there would take minutes to build, before their names are listed as missing.
+    stored = len({m[1] for name in shapes if (m := re.match(r"model\.language_model\.layers\.(\d+)\.", name))})
+    if (said := config.text_config.num_hidden_layers) > stored + 1000:
+        raise ValueError(
+            f"The weights of '{report.source}' have {stored} layers in the language model, and its config.json says "
+            f"num_hidden_layers={said}: one of both is incomplete or wrong."
+        )
+    return config
+
+
+def _senseless(report: ConversionReport, error: Exception) -> ValueError:
+    kind = type(error).__name__  # some say no more than a value
+    return ValueError(f"The config.json of '{report.source}' has a value that makes no sense ({kind}): {error}")
 
 
 def _vision_config(tower: str, shapes: dict[str, tuple[int, ...]], report: ConversionReport) -> PreTrainedConfig:
     """Config of the vision tower: that of the named one where it can be read, else what the shapes tell."""
     prefix = "model.vision_tower."
-    layers = {int(m[1]) for name in shapes if (m := re.match(rf"{prefix}encoder\.layers\.(\d+)\.", name))}
-    try:
-        hidden_size, _, _, patch_size = shapes[prefix + "embeddings.patch_embedding.weight"]
-        num_positions = shapes[prefix + "embeddings.position_embedding.weight"][0]
-        intermediate_size = shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0]
-    except (KeyError, ValueError) as error:
+    layers = {m[1] for name in shapes if (m := re.match(rf"{prefix}encoder\.layers\.(\d+)\.", name))}
+    read = {
+        "embeddings.patch_embedding.weight": 4,
+        "embeddings.position_embedding.weight": 2,
+        "encoder.layers.0.mlp.fc1.weight": 2,
+    }
+    found = {name: shapes.get(prefix + name, ()) for name in read}
+    wrong = [f"{name} {shape}" for name, shape in found.items() if len(shape) != read[name] or 0 in shape]
+    if wrong:
         raise ValueError(
-            f"The vision tower in '{report.source}' is no CLIP: missing or misshapen {error}. Its tensors begin with "
-            "model.vision_tower.vision_model."
-        ) from error
+            f"The vision tower in '{report.source}' is no CLIP: missing or misshapen {', '.join(wrong)}. Its tensors "
+            "begin with model.vision_tower.vision_model."
+        )
+    (hidden_size, _, _, patch_size), (num_positions, _), (intermediate_size, _) = found.values()
     found = {
         "hidden_size": hidden_size,
         "intermediate_size": intermediate_size,
-        "num_hidden_layers": max(layers, default=-1) + 1,
+        "num_hidden_layers": len(layers),
         "patch_size": patch_size,
         "image_size": math.isqrt(num_positions - 1) * patch_size,
     }
@@ -685,8 +774,9 @@ def _vision_config(tower: str, shapes: dict[str, tuple[int, ...]], report: Conve
     if config is None:
         config_class = ChineseCLIPVisionConfig if "chinese" in tower.lower() else CLIPVisionConfig
         heads = max(1, hidden_size // 64)
+        why = f"'{short_name(tower)}' could not be read and" if tower else "is not named (mm_vision_tower) and"
         report.notes.append(
-            f"The config of the vision tower '{tower}' could not be read and was inferred from its tensors: "
+            f"The config of the vision tower {why} was inferred from its tensors: "
             f"layers={found['num_hidden_layers']}, heads={heads} ({hidden_size // heads} wide), patches of "
             f"{patch_size} in {found['image_size']} pixels, quick_gelu."
         )
@@ -707,10 +797,12 @@ def _vision_config(tower: str, shapes: dict[str, tuple[int, ...]], report: Conve
 
 def _named_tower_config(tower: str) -> PreTrainedConfig | None:
     """Config of the vision model in a folder, the Hub's cache or the Hub."""
+    if not tower:
+        return None
     try:
         folder = tower if os.path.isdir(tower) else Path(hf_hub_download(tower, "config.json")).parent
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # it would ask whether to run its code
+    except Exception:  # not there, or a wrong value, which can raise anything
         return None
     config = getattr(config, "vision_config", config)
     return config if isinstance(config, CLIPVisionConfig | ChineseCLIPVisionConfig) else None
@@ -721,13 +813,13 @@ def _add_vision_tower(tensors: dict[str, _Stored], config: dict, report: Convers
     prefix = "model.vision_tower.vision_model."
     if any(name.startswith(prefix) for name in tensors):
         return
-    tower = config.get("mm_vision_tower")
+    tower = str(config.get("mm_vision_tower") or "")
     try:
         if not tower:
             raise ValueError("its config.json has no mm_vision_tower.")
         found = _WeightFiles(_fetch(tower)).tensors
         vision = r"(vision_model\.)?((embeddings\.(class|patch|position)_|encoder\.|pre_layrnorm|post_layernorm).*)"
-        named = {prefix + m[2]: stored for name, stored in found.items() if (m := re.fullmatch(vision, name))}
+        named = _unique((prefix + m[2], one) for name, one in found.items() if (m := re.fullmatch(vision, name)))
         if not named:
             raise ValueError(f"there are no weights of a CLIP in '{tower}'.")
     except ValueError as error:
@@ -736,7 +828,7 @@ def _add_vision_tower(tensors: dict[str, _Stored], config: dict, report: Convers
             "mm_vision_tower in its config.json to a folder with that model."
         ) from error
     tensors.update(named)
-    report.notes.append(f"The vision tower is not stored and was taken from {tower}.")
+    report.notes.append(f"The vision tower is not stored and was taken from {short_name(tower)}.")
 
 
 # --- Tensors -------------------------------------------------------------------------------------------------------
@@ -751,8 +843,11 @@ def _check_tensors(
 ) -> dict[str, _Stored]:
     """The tensors that are written, by their new names and in the order of their files."""
     config.text_config.vocab_size = num_rows
-    with torch.device("meta"):
-        model = ValleyForConditionalGeneration(config)
+    try:
+        with torch.device("meta"):
+            model = ValleyForConditionalGeneration(config)
+    except Exception as error:  # a wrong value can raise anything
+        raise _senseless(report, error) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     unused = model.model._keys_to_ignore_on_load_unexpected or []
     if config.tie_word_embeddings:
@@ -788,7 +883,11 @@ def _check_tensors(
             for name, stored in kept.items()
             if stored.shape != expected[name]
         ],
-        "without floating point numbers": [_original_name(name) for name in kept if kept[name].dtype is None],
+        "without floating point numbers": [
+            f"{_original_name(name)} ({stored.dtype})"
+            for name, stored in kept.items()
+            if isinstance(stored.dtype, str)
+        ],
     }
     found = [f"Tensors {what} ({len(names)}): {_listing(names)}" for what, names in problems.items() if names]
     if found:
@@ -824,12 +923,34 @@ def _load_tokenizer(folders: list[Path]) -> PreTrainedTokenizerFast:
     if folder is None:
         places = " or ".join(f"'{one}'" for one in folders)
         raise ValueError(f"There is no tokenizer in {places}: neither {' nor '.join(_TOKENIZER_FILES)}.")
-    if not (folder / "tokenizer.json").exists():
-        return _load_sentencepiece(folder)
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # the library that parses it raises plain exceptions
-        raise ValueError(f"Cannot read the tokenizer in '{folder}': {error}.") from error
+    if (folder / "tokenizer.json").exists():
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        except Exception as error:  # the library that parses it raises plain exceptions
+            raise ValueError(f"Cannot read the tokenizer in '{folder}': {error}.") from error
+    else:
+        tokenizer = _load_sentencepiece(folder)
+    _check_added_tokens(tokenizer, folder)
+    return tokenizer
+
+
+def _check_added_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Refuse ids that did not survive: the library numbers added tokens anew, in their order and without gaps."""
+    stored = []
+    if (path := folder / "tokenizer.json").exists():
+        stored += [(path, one["content"], one["id"]) for one in _read_json(path).get("added_tokens") or []]
+    if (path := folder / "added_tokens.json").exists():
+        stored += [(path, token, index) for token, index in _read_json(path).items()]
+    moved = [
+        f"{token} is {index!r} in '{path}' and became {found}"
+        for path, token, index in stored
+        if (found := tokenizer.convert_tokens_to_ids(token)) != index
+    ]
+    if moved:
+        raise ValueError(
+            f"Added tokens of the tokenizer in '{folder}' cannot keep their ids: {_listing(moved)} Number them in "
+            "their order and without gaps, as the rows of the weights are."
+        )
 
 
 def _load_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
@@ -850,10 +971,6 @@ def _load_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
         space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         slow.backend_tokenizer.normalizer = normalizers.Sequence(space)
         slow.backend_tokenizer.pre_tokenizer = None
-    path = folder / "added_tokens.json"
-    ids = _read_json(path) if path.exists() else {}
-    if moved := [token for token, index in ids.items() if slow.convert_tokens_to_ids(token) != index]:
-        raise ValueError(f"'{path}' leaves a gap after the vocabulary: {', '.join(moved)} cannot keep their ids.")
     # Some files name no special tokens at all, or empty ones.
     special = {name: getattr(slow, f"{name}_token") or None for name in ("bos", "eos", "unk", "pad")}
     for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>")):
@@ -884,13 +1001,30 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, tensors: dict[str, _St
         )
     if lacking := [name for name in (*_VOCABULARY[:1], "model.norm.weight") if name not in tensors]:
         raise ValueError(f"The weights in '{folder}' do not make a Valley. Missing: {_listing(lacking)}")
-    num_rows = tensors[_VOCABULARY[0]].shape[0]
-    if len(tokenizer) > num_rows:
+    shape = tensors[_VOCABULARY[0]].shape
+    if len(shape) != 2:
+        raise ValueError(f"The weights in '{folder}' do not make a Valley: {_VOCABULARY[0]} has the shape {shape}.")
+    if (highest := max(vocabulary.values())) >= shape[0]:
         raise ValueError(
-            f"The tokenizer of '{folder}' has {len(tokenizer)} tokens and the weights only {num_rows} rows "
+            f"The tokenizer of '{folder}' has ids up to {highest} and the weights only {shape[0]} rows "
             f"({_VOCABULARY[0]}): they do not belong together."
         )
-    return num_rows
+    return shape[0]
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> tuple[dict[str, int], int]:
+    """Give the tokenizer what it lacks; the ids of Valley's tokens, and how many rows the tokens before had."""
+    before = tokenizer.get_vocab()
+    known = max(before.values()) + 1
+    add_special_tokens(tokenizer)
+    token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    # The library counts the tokens to find the next id, which is wrong where ids are left out.
+    if inside := [token for token, index in token_ids.items() if token not in before and index < known]:
+        raise ValueError(
+            f"The tokenizer of '{folder}' has ids up to {known - 1} for {len(before)} tokens: {' and '.join(inside)} "
+            "would get ids among these. Use the tokenizer that the checkpoint was trained with."
+        )
+    return token_ids, known
 
 
 def _save_rest(
@@ -941,7 +1075,7 @@ def _save_rest(
         license_name="research-only",
         license_link="https://github.com/RupertLuo/Valley#readme",
         base_models=None if base is None else [str(base)],
-        converted_from=Path(report.source).resolve().name if os.path.isdir(report.source) else report.source,
+        converted_from=report.source,
         datasets=None if chinese else PAPER_DATA,
         language="zh" if chinese else None,
         notes=[
@@ -956,29 +1090,49 @@ def _save_rest(
 # --- Writing -------------------------------------------------------------------------------------------------------
 
 
+def _check_destination(destination: Path) -> None:
+    """Refuse what a finished folder cannot take the place of, before anything is read."""
+    empty = destination.is_dir() and not any(destination.iterdir())
+    if not empty and (destination.is_symlink() or destination.exists()):
+        raise ValueError(f"Cannot write '{destination}': it exists already. Name a new folder, or move it away.")
+    if os.path.ismount(destination):
+        raise ValueError(
+            f"Cannot write '{destination}': it is a mount point, which nothing can take the place of. Name a folder "
+            "inside it."
+        )
+    above = next(folder for folder in destination.parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise ValueError(f"Cannot write '{destination}': '{above}' is no folder. Name another place.")
+
+
 @contextlib.contextmanager
 def _complete_or_nothing(destination: Path, num_bytes: int) -> Iterator[Path]:
     """A folder to write into that takes the place of `destination` at the end, and is gone after any failure."""
     parent = destination.parent
     existing = next(folder for folder in (parent, *parent.parents) if folder.exists())
     _check_space(existing, num_bytes)
-    work = parent / f".{destination.name}.incomplete-{uuid.uuid4().hex[:8]}"
+    work = parent / f".incomplete-{uuid.uuid4().hex[:8]}"
     # The first folder that is new goes, when all that was made has to go.
     made = next((folder for folder in (*reversed(parent.parents), parent) if not folder.exists()), work)
     try:
         (work / destination.name).mkdir(parents=True)  # under its own name, which the model card tells
         yield work / destination.name
         os.rename(work / destination.name, destination)
-        work.rmdir()
     except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+        # Ctrl-C can come when the result is already there: that stays.
+        finished = destination.is_dir() and any(destination.iterdir())
+        shutil.rmtree(work if finished else made, ignore_errors=True)
+        full = (errno.ENOSPC, errno.EDQUOT)  # safetensors and tokenizers only write the number into the message
+        if getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full):
             free = shutil.disk_usage(existing).free
             raise OSError(
-                f"The disk of '{existing}' became full: {_size(num_bytes)} ({num_bytes} bytes) are needed for the "
-                f"weights, {_size(free)} ({free} bytes) are free. Nothing was kept; choose another disk."
+                f"The disk of '{existing}' became full, or your quota of it: {_size(num_bytes)} ({num_bytes} bytes) "
+                f"are needed for the weights, {_size(free)} ({free} bytes) are free. Nothing was kept; choose another "
+                "disk."
             ) from error
         raise
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
