@@ -3,11 +3,14 @@
 
 import base64
 import contextlib
+import copy
 import functools
+import http.client
 import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +21,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from clips import write_clip
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, StopStringCriteria
 from typer.testing import CliRunner
 
 from transformers_valley import cli
@@ -31,7 +36,10 @@ from transformers_valley.compatibility_valley import CAN_SANITIZE
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
-from transformers_valley.serving import RequestError, RequestReader  # noqa: E402
+from starlette.testclient import TestClient  # noqa: E402
+
+from transformers_valley import serving  # noqa: E402
+from transformers_valley.serving import RequestError, RequestReader, ValleyModelManager, build_app  # noqa: E402
 
 
 TOKENS = 12
@@ -61,9 +69,12 @@ def clips(folder):
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):
+    arrived, released = threading.Semaphore(0), threading.Event()  # requests for what is slow
+
     def do_GET(self):
         if self.path.startswith("/slow"):
-            time.sleep(3)
+            self.arrived.release()
+            self.released.wait(60)
         super().do_GET()
 
     def log_message(self, *args):
@@ -119,6 +130,27 @@ def server(checkpoint, clips, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def manager(checkpoint, tmp_path_factory):
+    """A checkpoint that is loaded here, for tests that change it."""
+    path = tmp_path_factory.mktemp("at@home") / "val@ley"
+    shutil.copytree(checkpoint, path)
+    return ValleyModelManager(str(path), device="cpu")
+
+
+@pytest.fixture
+def local(manager, monkeypatch):
+    """Asks a server of this process; `manager` is what it serves."""
+    monkeypatch.setattr(manager.model, "generation_config", copy.deepcopy(manager.model.generation_config))
+    client = TestClient(build_app(manager), raise_server_exceptions=False)
+
+    def send(route="/v1/chat/completions", **options):
+        content = {"input": "Who are you?"} if route.endswith("responses") else {"messages": chat("Who are you?")}
+        return client.post(route, **({"json": {**content, **options}} if "content" not in options else options))
+
+    return send
+
+
+@pytest.fixture(scope="module")
 def generate(checkpoint):
     """What the model itself answers to a chat, greedily and at full length."""
     model, processor = (
@@ -165,6 +197,10 @@ def ask(client, content, **options):
     return client.chat.completions.create(
         model=options.pop("model", "checkpoint0"), messages=chat(content), **{"max_tokens": TOKENS, **options}
     )
+
+
+def settings(**values) -> dict:
+    return {"extra_body": {"generation_config": json.dumps(values)}}
 
 
 def said(completion) -> str:
@@ -250,14 +286,56 @@ def test_stream_has_the_same_words_and_tells_its_end(server, clips):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_stop_string_ends_an_answer_and_is_not_part_of_it(server, stream):
+@pytest.mark.parametrize("field", ["stop", "generation_config"])
+def test_stop_string_ends_an_answer_and_is_not_part_of_it(server, field, stream):
     whole = said(ask(server, "Who are you?", max_tokens=40))
     stop = re.findall("[a-zA-Z]{3,}", whole)[1]
-    answer = ask(server, "Who are you?", max_tokens=40, stop=["never", stop], stream=stream)
+    stops = {"stop": ["never", stop]} if field == "stop" else settings(stop_strings=["never", stop])
+    answer = ask(server, "Who are you?", max_tokens=40, stream=stream, **stops)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in answer) if stream else said(answer)
     assert text == whole[: whole.index(stop)].strip()
     if not stream:
         assert answer.choices[0].finish_reason == "stop"
+
+
+def test_stop_string_is_found_across_tokens_and_in_the_answer_alone(processor):
+    tokenizer = processor.tokenizer
+    prompt = tokenizer("Say\u00fc \U0001f642", return_tensors="pt")["input_ids"]
+    answer = tokenizer("ab c\u00fc \U0001f642\U0001f642", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    stop = serving._StopStrings(tokenizer, prompt.shape[1], ["never", "\u00fc \U0001f642"])
+    found = [stop(torch.cat([prompt, answer[:, :n]], 1), None).item() for n in range(answer.shape[1] + 1)]
+    texts = [tokenizer.decode(answer[0, :n]) for n in range(answer.shape[1] + 1)]
+    assert found == ["\u00fc \U0001f642" in text for text in texts] and 0 < sum(found) < len(found)
+
+
+def test_stop_strings_are_not_compared_with_the_vocabulary(local, monkeypatch):
+    monkeypatch.setattr(StopStringCriteria, "_stop_string_create_embedding_vec", None)  # seconds for each
+    answer = local(max_tokens=2, stop=["x" * 100] * 16, **settings(stop_strings="y")["extra_body"])
+    assert answer.json()["usage"]["completion_tokens"] == 2
+
+
+def test_generation_config_is_laid_over_that_of_the_checkpoint(server):
+    def counted(**options):
+        return ask(server, "Who are you?", **{"max_tokens": None, **options}).usage.completion_tokens
+
+    assert counted(**settings(max_new_tokens=3)) == 3
+    assert counted(max_tokens=5, **settings(max_new_tokens=3)) == 5
+    assert counted(max_completion_tokens=4) == 4
+    penalty = said(ask(server, "Who are you?", frequency_penalty=1))
+    assert said(ask(server, "Who are you?", **settings(repetition_penalty=2, top_k=None))) == penalty
+    sampling = settings(do_sample=True, top_k=1, min_p=0, typical_p=1)
+    assert said(ask(server, "Who are you?", **sampling)) == said(ask(server, "Who are you?"))
+
+
+@pytest.mark.parametrize("setting", ["num_return_sequences", "num_beams"])
+def test_checkpoint_with_several_answers_gives_one(local, manager, setting):
+    manager.model.generation_config.update(do_sample=True, **{setting: 3})
+    assert local(max_tokens=2).json()["usage"]["completion_tokens"] == 2
+    stream = local(max_tokens=2, stream=True)
+    if setting == "num_beams":
+        assert (stream.status_code, stream.json()["error"]["param"]) == (400, "stream")
+    else:
+        assert '"completion_tokens":2' in stream.text
 
 
 def test_answer_ends_where_the_model_ends_it(server, checkpoint):
@@ -303,14 +381,19 @@ def test_parallel_requests_get_their_own_answers(server, clips):
         assert list(pool.map(lambda content: said(ask(server, content)), contents * 3)) == alone * 3
 
 
-def test_others_do_not_wait_for_a_slow_download(server, clips, site):
-    (clips / "slow.mp4").write_bytes((clips / "clip.mp4").read_bytes())
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(ask, server, [video(f"{site}/slow.mp4"), QUESTION])
-        time.sleep(0.3)
-        ask(server, [video(clips / "clip.mp4"), QUESTION])
-        assert not slow.done()
-        assert said(slow.result())
+def test_others_do_not_wait_for_slow_downloads(server, clips, site):
+    (clips / "slow.mp4").write_bytes((clips / "short.mp4").read_bytes())
+    count = min(32, os.cpu_count() + 4) + 1  # one more than asyncio has threads
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            slow = [pool.submit(ask, server, [video(f"{site}/slow.mp4"), QUESTION]) for _ in range(count)]
+            assert all(_Files.arrived.acquire(timeout=10) for _ in slow)
+            ask(server, "Who are you?", timeout=10)
+            ask(server, [video(clips / "clip.mp4"), QUESTION], timeout=10)
+            assert not any(request.done() for request in slow)
+        finally:
+            _Files.released.set()
+        assert all(said(request.result()) for request in slow)
 
 
 # --- Errors --------------------------------------------------------------------------------------------------------
@@ -323,6 +406,7 @@ def test_others_do_not_wait_for_a_slow_download(server, clips, site):
         (video("{clips}/broken.mp4"), 400, "Cannot read video '{clips}/broken.mp4': "),
         (video("{clips}/none.mp4"), 400, "Cannot read '{clips}/none.mp4': there is no such file."),
         (video("{clips}/clip.mp4", start=60), 400, "start=60.0 is past its end; it lasts 6.000 seconds"),
+        (video("{clips}/clip.mp4", start=10**400), 400, "int too large"),
         (video("{site}/text.mp4"), 400, "Cannot read video '{site}/text.mp4': not a video"),
         (video("{site}/none.mp4"), 400, "Cannot open '{site}/none.mp4': the download failed: Client error '404"),
         (video("data:video/mp4;base64,AAAA"), 400, "Cannot read video 'data:video/mp4;base64': not a video"),
@@ -354,9 +438,32 @@ def test_bad_visual_is_an_error_with_its_reason(server, clips, site, block, stat
         ({"max_tokens": "many"}, 400, "max_tokens"),
         ({"seed": 0.5}, 400, "seed"),
         ({"stop": [""]}, 400, "stop"),
-        ({"logit_bias": {"100000": 1.0}}, 400, "generation_config"),
-        ({"stream": True, "temperature": -1}, 400, "temperature"),
+        ({"temperature": 1e-300}, 400, "temperature"),
+        ({"stop": ["x"] * 17}, 400, "stop"),
+        ({"stop": "x" * 101}, 400, "stop"),
+        ({"logit_bias": {"100000": 1.0}}, 400, "logit_bias"),
+        ({"logit_bias": {"1": "x"}}, 400, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, 400, "logit_bias"),
+        ({"parallel_tool_calls": "maybe"}, 400, "parallel_tool_calls"),
         ({"extra_body": {"generation_config": "no json"}}, 400, "generation_config"),
+        ({"extra_body": {"generation_config": "[" * 100_000}}, 400, "generation_config"),
+        ({"extra_body": {"generation_config": {"top_k": 1}}}, 400, "generation_config"),
+        (settings(eos_token_id="x"), 400, "generation_config"),
+        (settings(eos_token_id=10**9), 400, "generation_config"),
+        (settings(eos_token_id=-1), 400, "generation_config"),
+        (settings(stop_strings=[1]), 400, "generation_config"),
+        (settings(stop_strings=5), 400, "generation_config"),
+        (settings(stop_strings=["x"] * 17), 400, "generation_config"),
+        (settings(stop_strings=["x" * 101]), 400, "generation_config"),
+        (settings(stop_strings=["\ud800"]), 400, "generation_config"),
+        (settings(max_time="a"), 400, "generation_config"),
+        (settings(min_new_tokens="q"), 400, "generation_config"),
+        (settings(cache_implementation="quantized"), 400, "generation_config"),
+        (settings(num_return_sequences=20_000), 400, "generation_config"),
+        (settings(num_beams=4), 400, "generation_config"),
+        (settings(temperature=-1), 400, "generation_config"),
+        (settings(temperature=1e-300), 400, "generation_config"),
+        (settings(do_sample=1), 400, "generation_config"),
         ({"extra_body": {"chat_template_kwargs": {"num_frames": 0}}}, 400, "chat_template_kwargs"),
         ({"extra_body": {"chat_template_kwargs": {"num_frames": 4096}}}, 400, "chat_template_kwargs"),
         ({"extra_body": {"chat_template_kwargs": {"fps": "fast"}}}, 400, "chat_template_kwargs"),
@@ -365,8 +472,9 @@ def test_bad_visual_is_an_error_with_its_reason(server, clips, site, block, stat
         ({"extra_body": {"unknown": 1}}, 422, None),
     ],
 )
-def test_bad_option_is_an_error_that_names_it(server, clips, options, status, param):
-    found, error = refused(server, [video(clips / "short.mp4"), QUESTION], **options)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_option_is_an_error_that_names_it(server, clips, options, status, param, stream):
+    found, error = refused(server, [video(clips / "short.mp4"), QUESTION], stream=stream, **options)
     assert (found, error["param"]) == (status, param)
 
 
@@ -383,7 +491,19 @@ def test_placeholder_in_text_is_text(server, generate, clips):
     assert said(ask(server, content)) == generate([path, content[1]])
 
 
-@pytest.mark.parametrize("messages", [None, [], "text", [{"content": "no role"}], [{"role": "tool", "content": "x"}]])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "text",
+        [{"content": "no role"}],
+        [{"role": "tool", "content": "x"}],
+        [{"role": "\ud800", "content": "x"}],
+        [{"role": "user", "content": "\ud800"}],
+        [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}],
+    ],
+)
 def test_what_is_no_chat_is_refused(server, messages):
     status, text = post(server, "/chat/completions", {"messages": messages})
     assert status == 400 and json.loads(text)["error"]["param"] == "messages"
@@ -395,10 +515,53 @@ def test_what_is_no_json_object_is_refused(server, body):
     assert status == 422 and "no JSON object" in json.loads(text)["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_response_with_bad_option_is_refused(server, stream):
+    body = {"input": "Who are you?", "max_output_tokens": 1, "stream": stream}
+    for field in ("parallel_tool_calls", "stream"):
+        status, text = post(server, "/responses", {**body, field: "maybe"})
+        assert (status, json.loads(text)["error"]["message"]) == (400, f"{field} is true or false, found 'maybe'.")
+    status, text = post(server, "/responses", {**body, "parallel_tool_calls": None})
+    assert status == 200 and "output_text" in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/responses"])
+def test_failure_is_told_to_the_log_alone(local, manager, monkeypatch, caplog, route, stream):
+    def fail(**kwargs):
+        raise ValueError('a "secret" of the server')
+
+    monkeypatch.setattr(manager.model, "generate", fail)
+    answer = local(route, stream=stream)
+    assert answer.status_code == (200 if stream else 500)
+    assert serving.FAILED in answer.text and "secret" not in answer.text
+    if stream:
+        assert 'a "secret" of the server' in caplog.text
+        assert route == "/v1/responses" or answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_large_request_is_not_read(server, local, monkeypatch):
+    connection = http.client.HTTPConnection(server.base_url.host, server.base_url.port, timeout=10)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(serving.MAX_BODY_BYTES + 1))
+    connection.endheaders(b"{")
+    answer = connection.getresponse()
+    assert answer.status == 413 and b"larger than 268435456 bytes" in answer.read()
+    connection.close()
+
+    monkeypatch.setattr(serving, "MAX_BODY_BYTES", 1000)  # told or not
+    for content in (b" " * 1001, (b" " * 100 for _ in range(11))):
+        assert local(content=content, headers={"Content-Type": "application/json"}).status_code == 413
+    assert local(content=b" " * 1000, headers={"Content-Type": "application/json"}).status_code == 422
+
+
 def test_only_this_model_is_listed_loaded_and_kept(server):
     assert [model.id for model in server.models.list()] == ["checkpoint0"]
     status, text = post(server, "/../load_model", {"model": "another/model"})  # as `transformers chat` does
     assert status == 200 and json.loads(text[6:])["model"] == "checkpoint0"
+    for model in (5, None):
+        status, text = post(server, "/../load_model", {"model": model})
+        assert (status, json.loads(text)["error"]["param"]) == (400, "model")
     for route in ("/../reset", "/completions", "/systemone", "/audio/transcriptions"):
         status, text = post(server, route, {"model": "another/model"})
         assert (status, json.loads(text)["error"]["message"]) == (404, "Not Found")
@@ -475,9 +638,31 @@ def test_no_other_file_is_opened(reader, tmp_path, monkeypatch, path, block):
     assert len(str(error)) < 500
 
 
-@pytest.mark.parametrize("address", ["ftp://host/clip.mp4", "concat:/etc/passwd", "rtsp://host/x", "http://[::1/x"])
-def test_other_addresses_are_not_opened(reader, address):
-    assert read_error(reader, video(address)).status == 400
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://host/clip.mp4",
+        "concat:/etc/passwd",
+        "rtsp://host/x",
+        "http://[::1/x",
+        "da\nta:clip.mp4",
+        "\0data:clip.mp4",
+        "data\t:clip.mp4",
+    ],
+)
+@pytest.mark.parametrize("block", [video, image])
+def test_other_addresses_are_not_opened(reader, tmp_path, monkeypatch, block, address):
+    monkeypatch.chdir(tmp_path)
+    if "data" in address.replace("\n", "") and "\0" not in address:
+        shutil.copy("secret.mp4", address)
+    error = read_error(reader, block(address))
+    assert error.status == 400 and re.search("it is no http, https or data address|is no address", str(error))
+
+
+@pytest.mark.parametrize("begin", [" data:", "DATA:", "\r\n Data:"])
+def test_data_address_is_known_however_it_is_written(reader, tmp_path, begin):
+    address = data_address(tmp_path / "secret.mp4").replace("data:", begin)
+    assert reader.read(chat([video(address)]))["video_num_frames"].tolist() == [1]
 
 
 def test_errors_do_not_tell_where_a_link_leads(reader, tmp_path):
@@ -507,11 +692,86 @@ def test_what_cannot_fit_is_not_even_opened(reader, monkeypatch):
     monkeypatch.setattr(RequestReader, "_locate", None)
     assert read_error(reader, *[video("http://host/clip.mp4")] * 820).code == "context_length_exceeded"
     assert read_error(reader, video("http://host/clip.mp4"), num_frames=4096).code == "context_length_exceeded"
+    clips = [video("http://host/clip.mp4")] * 2
+    assert read_error(reader, *clips, image("http://host/a.png"), num_frames=2042).code == "context_length_exceeded"
+    assert "409601 characters" in str(read_error(reader, {"type": "text", "text": "a" * 409_588}))  # and the question
 
 
-def test_huge_image_is_refused(reader, tmp_path):
-    Image.new("1", (8193, 8193)).save(tmp_path / "open" / "huge.png")
-    assert "8193x8193 is more than" in str(read_error(reader, image(tmp_path / "open" / "huge.png")))
+@pytest.mark.parametrize(
+    ("images", "clips", "sampling", "max_frames"),
+    [
+        (0, 1, {}, 256),
+        (1, 8, {}, 256),
+        (0, 40, {}, (4096 - 40 * 5) // 40 + 1),
+        (9, 40, {"fps": 1.0}, (4096 - 49 * 5) // 40 + 1),
+        (0, 40, {"max_frames": 4095}, (4096 - 40 * 5) // 40 + 1),
+        (0, 40, {"max_frames": 7}, 7),
+        (0, 2, {"num_frames": 2043}, 256),
+    ],
+)
+def test_clips_share_the_context(reader, images, clips, sampling, max_frames):
+    messages = chat([video("clip.mp4")] * clips + [image("red.png")] * images)
+    kwargs = reader._check_cost(messages, sampling, reader._lanes[True][0])
+    assert kwargs == {**sampling, "max_frames": max_frames}
+
+
+def test_downloads_are_limited_in_number_and_time(reader, monkeypatch):
+    arrived, released = threading.Event(), threading.Event()
+
+    def download(address, path, max_bytes, max_seconds):
+        arrived.set()
+        released.wait(10)
+        Image.new("RGB", (40, 30)).save(path, "PNG")
+
+    monkeypatch.setattr(serving, "download_video", download)
+    monkeypatch.setattr(reader, "_download_slots", threading.Semaphore(1))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(reader.read, chat([image("http://host/1.png")]))
+        arrived.wait(10)
+        error = read_error(reader, image("http://host/2.png"))
+        released.set()
+        assert (error.status, error.code) == (503, "too_many_downloads") and first.result()
+
+    monkeypatch.setattr(serving, "MAX_DOWNLOAD_SECONDS", 0.1)
+    monkeypatch.setattr(
+        serving, "download_video", lambda *args, **kwargs: (time.sleep(0.06), download(*args, **kwargs))
+    )
+    assert "may take 0.1 seconds together" in str(read_error(reader, *[image("http://host/1.png")] * 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((8193, 8193), "8193x8193 is more than"), ((101, 1), "of 101x1 one is more than 100 times the other")],
+)
+def test_huge_image_is_refused(reader, tmp_path, size, message):
+    Image.new("1", size).save(tmp_path / "open" / "huge.png")
+    assert message in str(read_error(reader, image(tmp_path / "open" / "huge.png")))
+
+
+def test_images_are_limited_together_and_kept_small(reader, processor, tmp_path, monkeypatch):
+    pictures = []
+    for index, size in enumerate([(640, 480), (300, 700), (40, 50)]):
+        noise = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+        pictures.append(Image.fromarray(noise))
+        pictures[-1].save(tmp_path / "open" / f"{index}.png")
+    blocks = [image(tmp_path / "open" / f"{index}.png") for index in range(3)]
+    handed_on = []
+    lane, lock, _ = reader._lanes[True]
+    whole = type(lane).apply_chat_template
+
+    def watch(self, messages, **kwargs):
+        handed_on.extend(block["image"].numel() for block in messages[0]["content"])
+        return whole(self, messages, **kwargs)
+
+    opened = Image.open
+    monkeypatch.setattr(type(lane), "apply_chat_template", watch)
+    monkeypatch.setattr(Image, "open", lambda *args: opened(*args) if lock.locked() else None)
+    found = reader.read(chat(blocks))["pixel_values"]
+    assert max(handed_on) < 40 * 30 * 3 * 3
+    torch.testing.assert_close(found, processor.image_processor(pictures, return_tensors="pt")["pixel_values"])
+
+    monkeypatch.setattr(serving, "MAX_IMAGE_PIXELS", 640 * 480 + 300 * 700 - 1)
+    assert "1.png': not a readable image (with it the images of" in str(read_error(reader, *blocks))
 
 
 def test_damaged_clip_is_read_in_part_where_asked(reader, tmp_path):
