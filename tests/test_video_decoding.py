@@ -15,6 +15,7 @@ from PIL import Image
 from transformers_valley.video_decoding import (
     VideoDecodeError,
     available_threads,
+    count_sampled_frames,
     sample_video,
 )
 
@@ -55,6 +56,32 @@ def test_start_and_end_cut_the_clip(clip):
     assert sample_video(clip, fps=1, start=3.59, end=3.6).metadata["frames_indices"] == [89]
     with pytest.raises(VideoDecodeError, match="start=3.6 is past its end; it lasts 3.600"):
         sample_video(clip, start=3.6)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"fps": 3.0},
+        {"fps": 3.0, "max_frames": 4},
+        {"num_frames": 7},
+        {"num_frames": "all"},
+        {"fps": 2.0, "start": 1.3, "end": 2.9},
+        {"num_frames": "all", "start": 1.3},
+    ],
+)
+def test_frames_are_counted_without_decoding(clip, folder, rule, monkeypatch):
+    Image.fromarray(numbered_frame(0)).save(folder / "still.png")
+    sources = [clip] if "start" in rule else [clip, folder / "still.png", {"path": clip, "start": 2.0, "end": None}]
+    expected = [len(sample_video(source, **rule).frames) for source in sources]
+    monkeypatch.setattr("transformers_valley.video_decoding.decode", None)
+    assert [count_sampled_frames(source, **rule) for source in sources] == expected
+
+
+def test_a_fixed_number_of_frames_is_counted_without_the_file():
+    assert count_sampled_frames("nowhere.mp4", num_frames=8) == 8
+    with pytest.raises(VideoDecodeError, match="there is no such file"):
+        count_sampled_frames("nowhere.mp4", fps=1)
 
 
 def test_sampling_twice_gives_the_same(clip):

@@ -327,3 +327,11 @@ def test_a_sampled_video_keeps_its_frames_and_times(clip):
     assert inputs["video_num_frames"].tolist() == [12, 12]
     assert inputs["video_metadata"][1].timestamps == sampled.timestamps
     torch.testing.assert_close(inputs["pixel_values_videos"][0], process(clip, fps=2)["pixel_values_videos"][0])
+
+
+@pytest.mark.parametrize("rule", [{}, {"fps": 2.0}, {"num_frames": 5}, {"do_sample_frames": False}])
+def test_frames_are_counted_as_they_are_sampled(clip, rule):
+    processor = ValleyVideoProcessor(**rule)
+    sampled = processor.sample(clip)
+    assert processor.count_frames(clip) == processor.count_frames(sampled) == len(sampled.frames)
+    assert processor.count_frames(clip, num_frames=3) == (60 if "do_sample_frames" in rule else 3)

@@ -39,6 +39,7 @@ __all__ = [
     "VideoDecodeError",
     "VideoSegment",
     "available_threads",
+    "count_sampled_frames",
     "download_video",
     "sample_video",
     "scale_frame",
@@ -148,6 +149,40 @@ def sample_video(
         if hasattr(source, "get_frames_played_at"):
             return _sample_torchcodec(source, name, rule, transform)
         return _sample_file(source, name, rule, transform, on_error, num_threads or available_threads(), backend)
+
+
+def count_sampled_frames(
+    source: Any,
+    fps: float | None = None,
+    num_frames: int | Literal["all"] | None = None,
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> int:
+    """Gives how many frames `sample_video` takes, without decoding any where the file's index tells.
+
+    A fixed `num_frames` is the answer, and nothing is opened. A file whose times turn out to be wrong while it is
+    decoded may give another number.
+
+    Args:
+        source: as for `sample_video`, but no torchcodec decoder.
+        fps, num_frames, max_frames, start, end: as for `sample_video`.
+
+    Raises:
+        `VideoDecodeError`: the clip cannot be opened, or `start` is past its end.
+        `ValueError`, `TypeError`: an argument has a value or a type that makes no sense.
+    """
+    source, start, end = unwrap_segment(source, start, end)
+    rule = _Rule(fps, num_frames, max_frames, start, end)
+    if rule.num_frames not in (None, "all"):
+        return rule.num_frames
+    with contextlib.ExitStack() as stack:
+        source, name = resolve(source, stack)
+        if isinstance(source, Pictures):
+            return len(_picture_indices(source, source.begins, source.length, rule, name))
+        with contextlib.closing(Clip(source, name)) as clip:
+            timeline = Timeline.read(clip, count=rule.num_frames is not None)
+            return len(_wanted_ticks(timeline, rule, name))
 
 
 def available_threads() -> int:
@@ -276,16 +311,7 @@ def _sample_pictures(
     if frame_rate is not None:
         begins = [i / frame_rate for i in range(pictures.count)]
         length = pictures.count / frame_rate
-    if begins is not None and rule.num_frames is not None:
-        indices = rule.positions(begins, rule.window(length, name), name)
-    elif begins is not None:
-        indices = np.searchsorted(begins, rule.times(length, name) + 1e-9, side="right") - 1
-    elif rule.start is not None or rule.end is not None:
-        raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
-    else:
-        count = min(pictures.count, rule.max_frames or pictures.count)
-        indices = rule.indices(pictures.count, name) if rule.num_frames else uniform_indices(pictures.count, count)
-    indices = indices.tolist()
+    indices = _picture_indices(pictures, begins, length, rule, name).tolist()
     rows = Rows(len(indices), transform, name)
     shown, size = _load_pictures(pictures, indices, rows, on_error)
     frames = rows.finish(shown)
@@ -296,6 +322,21 @@ def _sample_pictures(
         _metadata(pictures.count, length and pictures.count / length, size, length, pictures.backend, kept),
         _count_lost(shown, name),
     )
+
+
+def _picture_indices(
+    pictures: Pictures, begins: list[float] | None, length: float | None, rule: _Rule, name: str
+) -> np.ndarray:
+    """Gives which pictures are wanted; `begins` and `length`, in seconds, say when they appear."""
+    if begins is not None and rule.num_frames is not None:
+        return rule.positions(begins, rule.window(length, name), name)
+    if begins is not None:
+        return np.searchsorted(begins, rule.times(length, name) + 1e-9, side="right") - 1
+    if rule.start is not None or rule.end is not None:
+        raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
+    if rule.num_frames:
+        return rule.indices(pictures.count, name)
+    return uniform_indices(pictures.count, min(pictures.count, rule.max_frames or pictures.count))
 
 
 def _load_pictures(

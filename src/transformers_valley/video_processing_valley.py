@@ -18,7 +18,7 @@ from transformers.utils import TensorType, auto_docstring
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, is_valid_video, make_batched_metadata
 
-from .video_decoding import SampledVideo, available_threads, sample_video, uniform_indices
+from .video_decoding import SampledVideo, available_threads, count_sampled_frames, sample_video, uniform_indices
 from .video_sources import unwrap_segment
 
 
@@ -164,6 +164,24 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         kwargs = _one_sampling_rule(kwargs)
         options = {name: self._given(kwargs, name) for name in ("on_error", "num_threads")}
         return sample_video(clip, **self._sampling_rule(kwargs), transform=self._frame_resizer(kwargs), **options)
+
+    def count_frames(self, clip: Any, **kwargs: Any) -> int:
+        """
+        How many frames `sample` takes of a clip, without decoding any where the file's index tells. With `num_frames`
+        that is the answer, and the clip is not opened.
+
+        Args:
+            clip:
+                As for `sample`.
+            **kwargs:
+                `fps`, `num_frames`, `max_frames`, `do_sample_frames`.
+
+        Raises:
+            VideoDecodeError: if the clip has to be opened and cannot be.
+        """
+        if isinstance(clip, SampledVideo):
+            return len(clip.frames)
+        return count_sampled_frames(clip, **self._sampling_rule(_one_sampling_rule(kwargs)))
 
     def _sampling_rule(self, kwargs: dict) -> dict:
         if not self._given(kwargs, "do_sample_frames"):
