@@ -25,13 +25,15 @@ FRAMES_BY_DEFAULT = 64  # of a long clip, where nothing says how many
 MAX_PICTURE_PIXELS = 1280 * 960  # of one frame; a sheet shows none larger
 MAX_SAMPLED_PIXELS = 64_000_000  # of all frames before they are drawn: 192 MB
 
-app = typer.Typer(
-    help="Valley, a video LLM: look at clips, convert checkpoints.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_settings = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(help="Valley, a video LLM: look at clips, convert checkpoints.", **_settings)
+data = typer.Typer(help="Look after training data.", **_settings)
+app.add_typer(data, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -237,6 +239,55 @@ def chat(
         options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         conversation = VideoChat(model.to(device), processor, system, **options)
     _talk(conversation, shown)
+
+
+@data.command()
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSON and JSONL files of training rows.")],
+    media_root: Annotated[
+        str | None, typer.Option(help="Folder that relative paths of clips and images start from.", metavar="FOLDER")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The checkpoint to train: how it samples clips, and its tokenizer.", metavar="CKPT"),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Count rows with more tokens than this; needs --model.", metavar="NUMBER")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full/--quick", help="Decode what training decodes, or a frame of each clip.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the bad rows to this JSONL file.", metavar="FILE")
+    ] = None,
+    num_proc: Annotated[
+        int | None, typer.Option(help="Processes.", metavar="NUMBER", show_default="one for each core", min=1)
+    ] = None,
+) -> None:
+    """Find rows that training cannot read. Ends with code 1 if there are any."""
+    import json
+
+    with _errors_in_one_line():
+        try:
+            from .data.check import check_data
+        except ModuleNotFoundError as error:
+            raise ImportError(f"{error}; `pip install 'transformers-valley[data]'` brings it along.") from error
+        from .processing_valley import ValleyProcessor
+
+        if output is not None and not output.parent.is_dir():
+            raise ValueError(f"Cannot write '{output}': there is no folder '{output.parent}'.")
+        processor = None if model is None else ValleyProcessor.from_pretrained(model)
+        report = check_data(files, media_root, processor, max_length, full, num_proc)
+        for error in report.bad:
+            typer.echo(str(error))
+        typer.echo(report.table())
+        if output is not None:
+            entries = [
+                {name: getattr(error, name) for name in ("id", "source", "file", "reason")} for error in report.bad
+            ]
+            output.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    if report.bad:
+        raise typer.Exit(1)
 
 
 def _talk(conversation: Any, shown: list[tuple[str, Any]]) -> None:

@@ -1,0 +1,218 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Training data before a run: which rows cannot be trained on, and which are too long, told by several processes.
+
+In go JSON and JSONL files; out comes what was found, per source and row by row.
+"""
+
+import itertools
+import multiprocessing
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from jinja2 import TemplateError
+from tqdm import tqdm
+
+from ..processing_valley import ValleyProcessor
+from ..video_decoding import sample_video
+from ..video_processing_valley import ValleyVideoProcessor
+from ..video_sources import VideoDecodeError
+from .decode import BadSampleError, clip_of, open_image
+from .lengths import count_tokens
+from .load import iter_records
+
+
+CHUNK = 16  # rows that a process takes at once
+
+
+@dataclass
+class DataReport:
+    """What a check found. `rows`, `clips`, `images` and `too_long` count per source; `bad` holds an error per row."""
+
+    rows: Counter = field(default_factory=Counter)
+    clips: Counter = field(default_factory=Counter)
+    images: Counter = field(default_factory=Counter)
+    too_long: Counter = field(default_factory=Counter)
+    bad: list[BadSampleError] = field(default_factory=list)
+
+    def table(self) -> str:
+        """A line per source: its rows, clips, images, bad rows and rows that are too long."""
+        bad = Counter(error.source for error in self.bad)
+        counts = (self.rows, self.clips, self.images, bad, self.too_long)
+        lines = [("source", "rows", "clips", "images", "bad", "too long")]
+        lines += [(source, *(str(count[source]) for count in counts)) for source in self.rows]
+        if len(self.rows) > 1:
+            lines.append(("all", *(str(count.total()) for count in counts)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
+        )
+
+
+def check_data(
+    files: Sequence[str | os.PathLike],
+    media_root: str | os.PathLike | None = None,
+    processor: ValleyProcessor | None = None,
+    max_length: int | None = None,
+    full: bool = False,
+    num_proc: int | None = None,
+) -> DataReport:
+    """
+    Find the rows that would stop a training or be skipped by it.
+
+    A row is bad if it does not parse, or a clip or an image of it cannot be read. Images are read wholly. Of a clip
+    both ends of the file and the first frame are; with `full` all frames are decoded that training takes.
+
+    Args:
+        files (`list[str]`):
+            As for [`load_rows`].
+        media_root (`str`, *optional*):
+            Folder that relative paths start from.
+        processor ([`ValleyProcessor`], *optional*):
+            Of the model to be trained. Its video processor says which frames `full` decodes (by default one in two
+            seconds), and `max_length` needs it.
+        max_length (`int`, *optional*):
+            Rows with more tokens are counted as too long; that makes none bad.
+        full (`bool`, *optional*, defaults to `False`):
+            Decode what training decodes.
+        num_proc (`int`, *optional*):
+            Processes; by default one for each core.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if there are no rows, or `max_length` comes without a processor.
+    """
+    if max_length is not None and processor is None:
+        raise ValueError("Whether a row is longer than max_length, its tokenizer knows: give the model, too.")
+    report = DataReport()
+    settings = (processor, max_length, full)
+    with tqdm(desc="Checking rows", unit=" rows", disable=None) as bar:
+        for found in _in_processes(_good_records(files, media_root, report), settings, num_proc or _cores()):
+            for error, is_long, source in found:
+                report.bad += [error] if error else []
+                report.too_long[source] += is_long
+                bar.update()
+    if not report.rows:
+        raise ValueError(f"There are no rows in {[os.fspath(file) for file in files]}.")
+    return report
+
+
+def _good_records(files: Sequence, media_root: str | os.PathLike | None, report: DataReport) -> Iterator[dict]:
+    """Rows that parse; all are counted, and the others are bad."""
+    for name, source, row in iter_records(files, media_root):
+        report.rows[source] += 1
+        if isinstance(row, ValueError):
+            report.bad.append(BadSampleError(name, source, None, str(row)))
+            continue
+        blocks = [block["type"] for message in row["messages"] for block in message["content"]]
+        report.clips[source] += blocks.count("video")
+        report.images[source] += blocks.count("image")
+        yield row
+
+
+Found = list[tuple[BadSampleError | None, bool, str]]  # of each row: what is wrong, whether it is too long, its source
+
+
+def _in_processes(rows: Iterable[dict], settings: tuple, num_proc: int) -> Iterator[Found]:
+    """What is found of the rows, in their order. A row that kills its process is bad, too."""
+    pool, pending = _pool(num_proc, settings), deque()
+    rows = iter(rows)
+    try:
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            try:
+                future = pool.submit(_check_rows, chunk)
+            except BrokenProcessPool:
+                pool = _pool(num_proc, settings)
+                future = pool.submit(_check_rows, chunk)
+            pending.append((chunk, future))
+            if len(pending) > 4 * num_proc:
+                yield _result(*pending.popleft(), settings)
+        while pending:
+            yield _result(*pending.popleft(), settings)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(chunk: list[dict], future: Future, settings: tuple) -> Found:
+    try:
+        return future.result()
+    except BrokenProcessPool:  # which of the rows in work did it, only trying each alone tells
+        return [found for row in chunk for found in _check_alone(row, settings)]
+
+
+def _check_alone(row: dict, settings: tuple) -> Found:
+    with _pool(1, settings) as pool:
+        try:
+            return pool.submit(_check_rows, [row]).result()
+        except BrokenProcessPool:
+            reason = "the process that read it died: out of memory, or a decoder crashed."
+            return [(BadSampleError(row["id"], row["source"], None, reason), False, row["source"])]
+
+
+def _pool(num_proc: int, settings: tuple) -> ProcessPoolExecutor:
+    method = "fork" if sys.platform == "linux" else "spawn"
+    return ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _start, settings)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+# --- in a process ---
+
+
+def _start(processor: ValleyProcessor | None, max_length: int | None, full: bool) -> None:
+    global _processor, _max_length, _full
+    _processor, _max_length, _full = processor, max_length, full
+    torch.set_num_threads(1)  # and so decode: the other cores have a process each
+    _fault_of_clip.cache_clear()
+
+
+def _check_rows(rows: list[dict]) -> Found:
+    found = []
+    for row in rows:
+        fault, is_long = _fault(row), False
+        if fault is None and _max_length is not None:
+            try:
+                is_long = count_tokens([row["messages"]], _processor, _max_length)[0] > _max_length
+            except (ValueError, TemplateError) as error:
+                fault = (None, str(error))
+        error = None if fault is None else BadSampleError(row["id"], row["source"], *fault)
+        found.append((error, is_long, row["source"]))
+    return found
+
+
+def _fault(row: dict) -> tuple[str, str] | None:
+    """The first clip or image of a row that cannot be read, and why."""
+    for message in row["messages"]:
+        for block in message["content"]:
+            if block["type"] == "video" and (fault := _fault_of_clip(*clip_of(block).values())):
+                return fault
+    for image in row["images"]:
+        try:
+            open_image(image)
+        except VideoDecodeError as error:
+            return error.path, error.reason
+    return None
+
+
+@lru_cache(maxsize=10_000)  # several rows in a row are often about one clip
+def _fault_of_clip(path: str, start: float | None, end: float | None) -> tuple[str, str] | None:
+    clip = {"path": path, "start": start, "end": end}
+    try:
+        if _full:
+            (ValleyVideoProcessor() if _processor is None else _processor.video_processor).sample(clip)
+        else:
+            sample_video(clip, fps=1e-6, max_frames=1)  # the first frame, and a look at the end
+    except VideoDecodeError as error:
+        return error.path, error.reason
+    return None
+
+
+__all__ = ["DataReport", "check_data"]

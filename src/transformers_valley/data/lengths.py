@@ -1,0 +1,120 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""How many tokens each row takes, told without decoding a pixel: for rows that are too long, and for batches of like
+length.
+
+A clip of T frames takes P + T placeholders and four delimiters, an image P + 1 and four.
+"""
+
+from collections import Counter
+from typing import Any
+
+from datasets import Dataset
+
+from ..configuration_valley import SPECIAL_TOKENS
+from ..processing_valley import ValleyProcessor
+from ..video_sources import VideoDecodeError
+from .decode import clip_of
+
+
+LENGTH = "length"  # transformers' `length_column_name`
+
+
+def add_lengths(
+    dataset: Dataset, processor: ValleyProcessor, max_length: int | None = None, num_proc: int | None = None
+) -> Dataset:
+    """
+    A data set with the column `length`: tokens of each row.
+
+    With `num_frames` no clip is opened. With `fps` the length of a clip in seconds decides, so that its file is opened
+    and the index in it read; with `max_length` only where that decides whether the row is longer, and the column is
+    then an upper bound. A clip that cannot be opened counts as one frame.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Of [`load_rows`].
+        processor ([`ValleyProcessor`]):
+            Tokenizer, chat template and sampling rule.
+        max_length (`int`, *optional*):
+            Give it if the lengths are wanted only to find the rows that are longer.
+        num_proc (`int`, *optional*):
+            Processes that count side by side.
+
+    Returns:
+        `datasets.Dataset`, cached on disk as `map` does.
+    """
+    return dataset.map(
+        _count_batch,
+        batched=True,
+        batch_size=256,
+        fn_kwargs={"processor": processor, "max_length": max_length},
+        num_proc=num_proc,
+        desc="Counting tokens",
+    )
+
+
+def _count_batch(rows: dict[str, list], processor: ValleyProcessor, max_length: int | None) -> dict[str, list[int]]:
+    return {LENGTH: count_tokens(rows["messages"], processor, max_length)}
+
+
+def count_tokens(
+    conversations: list[list[dict[str, Any]]], processor: ValleyProcessor, max_length: int | None = None
+) -> list[int]:
+    """Tokens of conversations whose clips are paths, see [`add_lengths`]."""
+    texts = processor.apply_chat_template(conversations, tokenize=False)
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [
+        _count_row(len(text), messages, processor, max_length)
+        for text, messages in zip(ids, conversations, strict=True)
+    ]
+
+
+def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyProcessor, max_length: int | None) -> int:
+    """Tokens of a row whose text, one placeholder per visual, takes `length`."""
+    rule = processor.video_processor
+    blocks = [block for message in messages for block in message["content"] if block["type"] != "text"]
+    clips = [block for block in blocks if block["type"] == "video"]
+    images = len(blocks) - len(clips)
+    if images:
+        length += images * (image_tokens(processor) - 1)
+    if not clips:
+        return length
+    length += len(clips) * (clip_tokens(processor, 0) - 1)
+    shortest, longest = length + len(clips), length + len(clips) * (rule.max_frames or float("inf"))
+    if rule.fps is not None and max_length is not None:
+        if shortest > max_length:
+            return shortest
+        if longest <= max_length:
+            return longest
+    for clip in clips:
+        try:
+            length += rule.count_frames(clip_of(clip))
+        except VideoDecodeError:
+            length += 1
+    return length
+
+
+def image_tokens(processor: ValleyProcessor) -> int:
+    """Tokens of an image with its delimiters."""
+    return processor._get_num_multimodal_tokens(image_sizes=[(1, 1)]).num_image_tokens[0] + _DELIMITERS
+
+
+def clip_tokens(processor: ValleyProcessor, num_frames: int) -> int:
+    """Tokens of a clip with its delimiters."""
+    return processor._get_num_multimodal_tokens(video_sizes=[(num_frames, 1, 1)]).num_video_tokens[0] + _DELIMITERS
+
+
+_DELIMITERS = len(SPECIAL_TOKENS) - 2
+
+
+def describe_long_rows(dataset: Dataset, max_length: int) -> str:
+    """How many rows of which source are longer than `max_length`, a line for each that has some."""
+    sources, lengths = dataset["source"][:], dataset[LENGTH][:]
+    rows = Counter(sources)
+    long = Counter(source for source, length in zip(sources, lengths, strict=True) if length > max_length)
+    return "\n".join(
+        f"{source}: {count} of {rows[source]} rows are longer than max_length={max_length}"
+        for source, count in sorted(long.items())
+    )
+
+
+__all__ = ["LENGTH", "add_lengths", "clip_tokens", "count_tokens", "describe_long_rows", "image_tokens"]

@@ -1,0 +1,150 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`valley data check` on good, damaged and missing files, and on records of both forms."""
+
+import json
+import os
+import signal
+
+import pytest
+from clips import write_clip
+from PIL import Image
+from typer.testing import CliRunner
+
+from transformers_valley.cli import app
+from transformers_valley.data import check as module
+from transformers_valley.data.check import check_data
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    write_clip(folder / "good.mp4", 60, fps=10)
+    Image.new("RGB", (40, 40), "blue").save(folder / "good.png")
+    whole = (folder / "good.mp4").read_bytes()
+    (folder / "torn.mp4").write_bytes(whole[: len(whole) // 2])
+    middle = bytearray(whole)  # FFmpeg can open it, and notices when it gets there
+    middle[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
+    (folder / "middle.mp4").write_bytes(middle)
+    (folder / "torn.png").write_bytes((folder / "good.png").read_bytes()[:-20])
+    return folder
+
+
+def record(name, answer="Yes.", **visual):
+    return {
+        "id": name,
+        "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": answer}],
+        **visual,
+    }
+
+
+def segment(start):
+    chat = [{"role": "user", "content": [{"type": "video", "path": "good.mp4", "start": start}]}]
+    return {"messages": [*chat, {"role": "assistant", "content": "Yes."}]}
+
+
+@pytest.fixture
+def files(media, tmp_path):
+    old = [record("a", video="good.mp4"), record("b", video="torn.mp4"), record("c", image="good.png"), {"id": "d"}]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    lines = [segment(1), segment(60), record("e", image=["good.png", "torn.png"]), record("f", video="gone.mp4")]
+    lines.append(record("long", "A red circle. " * 50))
+    lines.append(record("g", video="middle.mp4"))
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{broken\n")
+    return [str(tmp_path / "old.json"), str(tmp_path / "new.jsonl")]
+
+
+QUICK = {
+    "b": "torn.mp4: ",
+    "d": "record 3: Record 'd' is no training row",
+    "new:1": "good.mp4: start=60.0 is past its end",
+    "e": "torn.png: not a readable image",
+    "f": "gone.mp4: there is no such file",
+    "new:6": "line 7 is not JSON",
+}
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_every_bad_row_is_found(files, media, num_proc):
+    report = check_data(files, media, num_proc=num_proc)
+    assert {error.id for error in report.bad} == set(QUICK)
+    for error in report.bad:
+        assert QUICK[error.id] in str(error)
+        assert error.source == ("old" if error.id in "bd" else "new")
+    assert report.rows == {"old": 4, "new": 7} and report.clips == {"old": 2, "new": 4}
+    assert report.images == {"old": 1, "new": 2} and not report.too_long.total()
+
+
+def test_damage_inside_a_clip_shows_when_all_of_it_is_decoded(files, media, processor):
+    processor.video_processor.fps = 10.0
+    report = check_data(files, media, processor, full=True, num_proc=1)
+    (error,) = (error for error in report.bad if error.id not in QUICK)
+    assert error.id == "g" and error.file.endswith("middle.mp4") and "damaged" in error.reason
+
+
+def test_rows_that_are_too_long_are_counted_and_not_bad(files, media, processor):
+    report = check_data(files, media, processor, max_length=150, num_proc=1)
+    assert report.too_long["new"] == 1 and {error.id for error in report.bad} == set(QUICK)
+    with pytest.raises(ValueError, match="give the model, too"):
+        check_data(files, media, max_length=150)
+
+
+def test_a_row_that_kills_its_process_is_named(media, tmp_path, monkeypatch):
+    """Decoders crash; the other rows are still told."""
+    rows = [record(f"{i}", image="good.png") for i in range(40)]
+    rows[20] = record("killer", image="torn.png")
+    rows[35] = record("gone", image="gone.png")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    whole = module.open_image
+
+    def crash(path):
+        if path.endswith("torn.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(path)
+
+    monkeypatch.setattr(module, "open_image", crash)
+    report = check_data([tmp_path / "rows.json"], media, num_proc=2)
+    assert [error.id for error in report.bad] == ["killer", "gone"] and "died" in report.bad[0].reason
+    assert report.rows.total() == 40
+
+
+# --- the command ---
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
+
+
+def test_the_command_prints_bad_rows_and_a_table(files, media, checkpoint, tmp_path):
+    options = ["--media-root", media, "--model", checkpoint, "--max-length", 150, "--num-proc", 1]
+    result = run(*files, *options, "--output", tmp_path / "bad.jsonl")
+    assert result.exit_code == 1
+    *reasons, header, old, new, total = result.stdout.splitlines()
+    assert len(reasons) == 6 and any("Row 'f' of 'new' cannot be trained on: " in line for line in reasons)
+    assert header.split() == ["source", "rows", "clips", "images", "bad", "too", "long"]
+    assert old.split() == ["old", "4", "2", "1", "2", "0"] and new.split() == ["new", "7", "4", "2", "4", "1"]
+    assert total.split() == ["all", "11", "6", "3", "6", "1"]
+    entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [entry["id"] for entry in entries if entry["file"] is None] == ["d", "new:6"]
+    assert set(entries[0]) == {"id", "source", "file", "reason"} and len(entries) == 6
+
+
+def test_the_command_is_content_with_good_data(media, tmp_path):
+    (tmp_path / "good.json").write_text(json.dumps([record("a", video="good.mp4")]))
+    result = run(tmp_path / "good.json", "--media-root", media, "--full", "--num-proc", 1)
+    assert result.exit_code == 0 and result.stdout.splitlines()[-1].split() == ["good", "1", "1", "0", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.json"], "gone.json"),
+        (["FILE", "--max-length", 9], "give the model, too"),
+        (["FILE", "-o", "nowhere/bad.jsonl"], "there is no folder 'nowhere'"),
+        (["EMPTY"], "There are no rows"),
+    ],
+)
+def test_the_command_ends_with_one_line(files, tmp_path, arguments, message):
+    (tmp_path / "empty.json").write_text("[]")
+    named = {"FILE": files[0], "EMPTY": tmp_path / "empty.json"}
+    result = run(*(named.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
