@@ -12,7 +12,14 @@ from functools import partial
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
 from transformers_valley.data import load_rows
-from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable, write_training_card
+from transformers_valley.training import (
+    ValleyArguments,
+    ValleyDataCollator,
+    load_model_and_processor,
+    prepare_rows,
+    set_trainable,
+    write_training_card,
+)
 
 
 def main(argv: list[str] | None = None) -> SFTTrainer:
@@ -39,10 +46,14 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         for name in peft_config.modules_to_save or []:
             model.base_model.get_submodule(name).float()
 
+    rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
+    rows = prepare_rows(rows, processor, valley_args, training_args)
+    training_args.remove_unused_columns = False  # the collator reads which row it is
     trainer = SFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=load_rows(valley_args.data, valley_args.media_root),
+        data_collator=ValleyDataCollator.from_arguments(processor, rows, valley_args, training_args),
+        train_dataset=rows,
         processing_class=processor,
         peft_config=peft_config,
     )

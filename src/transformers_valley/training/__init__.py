@@ -2,7 +2,15 @@
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
 from .card import write_training_card
+from .collator import ValleyDataCollator, prepare_rows
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
 
-__all__ = ["ValleyArguments", "load_model_and_processor", "set_trainable", "write_training_card"]
+__all__ = [
+    "ValleyArguments",
+    "ValleyDataCollator",
+    "load_model_and_processor",
+    "prepare_rows",
+    "set_trainable",
+    "write_training_card",
+]

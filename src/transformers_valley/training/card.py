@@ -77,7 +77,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
             if name
         ),
         "trained": ", ".join([*(["LoRA"] if model_args.use_peft else []), *(f"`{name}`" for name in trained or ())]),
-        "rows": f"{len(trainer.train_dataset)}, of {files}",
+        "rows": f"{'streamed' if valley_args.streaming else len(trainer.train_dataset)}, of {files}",
         "loss on": "the assistant's words" if args.assistant_only_loss else "all words",
         "epochs, steps": f"{state.epoch or 0:g}, {state.global_step}",
         "global batch": f"{math.prod(batch)} (per process {batch[0]}, processes {batch[1]}, accumulated {batch[2]})",

@@ -41,6 +41,26 @@ class ValleyArguments:
     temporal_module: Literal["mean", "importance", "transformer"] = field(
         default="transformer", metadata={"help": "v1, v2 or v3 of the paper, for a model that is newly joined."}
     )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the rows while training instead of before; needs max_steps."}
+    )
+    on_bad_sample: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "A row that cannot be read ends the run, or is replaced by the next good one and written down."
+        },
+    )
+    max_bad_share: float = field(
+        default=0.05,
+        metadata={"help": "Share of bad rows above which `on_bad_sample: skip` ends the run all the same."},
+    )
+    on_long_row: Literal["cut", "drop"] = field(
+        default="cut",
+        metadata={"help": "Cut rows longer than max_length after their last visual, or drop them."},
+    )
+    pack_batches: bool = field(
+        default=False, metadata={"help": "Join the rows of a batch into one instead of padding them."}
+    )
 
 
 # What sees the clip is small, and is trained whole beside an adapter.

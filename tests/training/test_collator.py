@@ -1,0 +1,489 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Batches of real clips and images, some of them damaged, some rows too long; packed batches against padded ones."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sft
+import torch
+from clips import write_clip
+from datasets import Dataset
+from PIL import Image
+from test_stages import STAGE1, STAGE2, arguments
+from tiny import NUM_PATCHES
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from transformers_valley.data.decode import BadSampleError
+from transformers_valley.data.lengths import add_lengths, clip_tokens, count_tokens, image_tokens
+from transformers_valley.data.load import FEATURES, iter_records
+from transformers_valley.training import ValleyArguments, ValleyDataCollator, prepare_rows, set_trainable
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """Good clips and pictures, and damaged ones."""
+    folder = tmp_path_factory.mktemp("media")
+    write_clip(folder / "short.mp4", 20, fps=10)
+    write_clip(folder / "long.mp4", 50, fps=10)
+    Image.new("RGB", (40, 40), "blue").save(folder / "picture.png")
+    whole = (folder / "long.mp4").read_bytes()
+    (folder / "torn.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mp4").write_bytes(b"no video")
+    picture = (folder / "picture.png").read_bytes()
+    (folder / "torn.png").write_bytes(picture[: len(picture) - 20])
+    return folder
+
+
+def record(name, visual="", question="What?", answer=None):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer or f"Answer {name}."}]
+    kind = {".mp4": {"video": visual}, ".png": {"image": visual}}.get(Path(str(visual)).suffix, {})
+    return {"id": name, "conversations": turns, **kind}
+
+
+def make_rows(folder, records, name="rows") -> Dataset:
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(records))
+    rows = [row for _, _, row in iter_records([file], folder)]
+    return Dataset.from_list([json.loads(json.dumps(row)) for row in rows], features=FEATURES)
+
+
+MIXED = ["short.mp4", "picture.png", "", "long.mp4"]
+
+
+@pytest.fixture
+def mixed(media):
+    return make_rows(media, [record(f"{i}", visual) for i, visual in enumerate(MIXED)])
+
+
+def answers(processor, batch) -> list[str]:
+    """What each row of a padded batch learns."""
+    return [processor.decode(labels[labels != -100]).strip() for labels in batch["labels"]]
+
+
+# --- what a batch holds ---
+
+
+@pytest.mark.parametrize("multiple", [None, 16])
+def test_a_batch_is_that_of_trl(processor, mixed, multiple):
+    rows = list(mixed)
+    found = ValleyDataCollator(processor, pad_to_multiple_of=multiple)(rows)
+    trl = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True, pad_to_multiple_of=multiple)
+    expected = trl(rows)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+    assert found["attention_mask"].shape[1] % (multiple or 1) == 0
+    assert found["video_num_frames"].tolist() == [1, 3]
+
+
+def test_visuals_are_never_learnt(processor, mixed):
+    batch = ValleyDataCollator(processor, assistant_only_loss=False)(list(mixed))
+    learnt = batch["labels"][batch["labels"] != -100]
+    text = processor.decode(learnt)
+    assert "What?" in text and "Answer 3." in text
+    assert not any(token in text for token in ("<video>", "<image>", "<im_start>", "<vi_end>"))
+
+
+# --- bad rows ---
+
+BAD = {
+    "missing clip": (record("x", "gone.mp4"), "gone.mp4: there is no such file"),
+    "no clip": (record("x", "text.mp4"), "text.mp4: .+"),
+    "torn clip": (record("x", "torn.mp4"), "torn.mp4: .+"),
+    "missing image": (record("x", "gone.png"), "gone.png: there is no such file"),
+    "torn image": (record("x", "torn.png"), "torn.png: not a readable image"),
+    "past its end": (
+        {
+            "id": "x",
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "path": "short.mp4", "start": 60}]},
+                {"role": "assistant", "content": "Hm."},
+            ],
+        },
+        "short.mp4: start=60.0 is past its end",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_row_is_named_with_its_file_and_the_reason(processor, media, bad):
+    rows = make_rows(media, [record("a"), BAD[bad][0]])
+    with pytest.raises(BadSampleError, match=rf"Row 'x' of 'rows' cannot be trained on: .*{BAD[bad][1]}"):
+        ValleyDataCollator(processor)(list(rows))
+
+
+def test_a_row_that_the_template_refuses_is_named(processor, media):
+    row = make_rows(media, [record("a")])[0]
+    row["messages"][0]["content"][0]["text"] = "<video>"
+    with pytest.raises(BadSampleError, match="Row 'a' of 'rows' cannot be trained on: .*spells the special token"):
+        ValleyDataCollator(processor)([row])
+
+
+def test_the_error_crosses_process_borders(processor, media):
+    error = pickle.loads(pickle.dumps(BadSampleError("x", "rows", "a.mp4", "it is torn.")))
+    assert (error.id, error.source, error.file, error.reason) == ("x", "rows", "a.mp4", "it is torn.")
+    try:
+        ValleyDataCollator(processor)([make_rows(media, [record("x", "gone.mp4")])[0]])
+    except BadSampleError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")  # what torch makes of it there
+    with pytest.raises(BadSampleError) as caught:
+        wrapped.reraise()
+    last = str(caught.value).strip().splitlines()[-1]
+    assert "Row 'x' of 'rows' cannot be trained on" in last and last.endswith("gone.mp4: there is no such file.")
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (2, 2), (7, 1)])
+def test_a_bad_row_is_replaced_by_the_next_good_one(processor, media, tmp_path, batch_size, workers):
+    bad = {1: "gone.mp4", 2: "torn.png", 6: "text.mp4"}
+    rows = make_rows(media, [record(f"{i}", bad.get(i, MIXED[i % 4])) for i in range(7)])
+    file = tmp_path / "out" / "bad_samples" / "rank0.jsonl"
+    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip", bad_sample_file=file, max_bad_share=1)
+    batches = list(DataLoader(rows, batch_size, num_workers=workers, collate_fn=collator))
+    found = [answer.split()[1][0] for batch in batches for answer in answers(processor, batch)]
+    assert found == ["0", "3", "3", "3", "4", "5", "0"]
+    entries = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda entry: entry["id"])
+    assert [(entry["id"], entry["replaced_by"]) for entry in entries] == [("1", "3"), ("2", "3"), ("6", "0")]
+    assert {entry["source"] for entry in entries} == {"rows"}
+    assert entries[0]["file"].endswith("gone.mp4") and entries[0]["reason"] == "there is no such file."
+
+
+def test_rows_of_one_id_are_told_apart(processor, media):
+    rows = make_rows(media, [record("x"), record("a", answer="first"), record("x", "gone.mp4"), record("b")])
+    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip")
+    assert answers(processor, collator([rows[2]])) == ["Answer b.</s>"]
+
+
+def test_without_a_file_a_skipped_row_is_a_warning(processor, media, caplog):
+    rows = make_rows(media, [record("x", "gone.mp4"), record("b")])
+    ValleyDataCollator(processor, rows, on_bad_sample="skip")([rows[0]])
+    assert "Row 'x' of 'rows' cannot be trained on" in caplog.text and "replaced by row 'b'" in caplog.text
+
+
+def test_without_its_data_set_a_row_is_replaced_out_of_its_batch(processor, media):
+    good = make_rows(media, [record("a"), record("b")])
+    bad = make_rows(media, [record("x", "gone.mp4")], name="streamed")
+    for dataset in (None, good):  # streamed rows, and those of an evaluation
+        collator = ValleyDataCollator(processor, dataset, on_bad_sample="skip")
+        batch = collator([good[0], bad[0], good[1]])
+        assert answers(processor, batch) == ["Answer a.</s>", "Answer b.</s>", "Answer b.</s>"]
+        with pytest.raises(ValueError, match="no good row in its batch.*Row 'x' of 'streamed'"):
+            collator([bad[0]])
+
+
+def test_too_many_bad_rows_end_the_run(processor, media, tmp_path):
+    """One early bad row does not; three of three do, over workers that end with each epoch."""
+    rows = make_rows(media, [record("good"), *(record(f"{i}", "gone.mp4") for i in range(3))])
+    options = {"on_bad_sample": "skip", "bad_sample_file": tmp_path / "bad.jsonl"}
+    collator = ValleyDataCollator(processor, rows, max_bad_share=0.5, **options)
+    for _ in range(3):  # a bad row of two each time
+        list(DataLoader(rows.select([0, 3]), 1, num_workers=2, collate_fn=collator))
+    collator = ValleyDataCollator(processor, rows, **options)
+    epoch = [rows[3]]
+    for _ in range(2):
+        list(DataLoader(epoch, 1, num_workers=1, collate_fn=collator))
+    with pytest.raises(ValueError, match="3 of the 3 rows that this process has read are bad") as caught:
+        collator(epoch)
+    last = str(caught.value).strip().splitlines()[-1]
+    assert "3 of the 3 rows" in last and "5 of 'rows'" in last and "bad.jsonl" in last and "gone.mp4" in last
+
+
+@pytest.mark.parametrize(("bad", "read"), [(3, 3), (13, 100), (73, 1000), (569, 10_000)])
+def test_the_share_that_ends_a_run_is_the_documented_one(processor, bad, read):
+    collator = ValleyDataCollator(processor, on_bad_sample="skip")
+    assert collator._exceeds_share(bad, read) and not collator._exceeds_share(bad - 1, read)
+
+
+def test_a_wrong_media_root_ends_the_run_at_once(processor, media):
+    rows = make_rows(media, [record(f"{i}", "gone.mp4") for i in range(100)])
+    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip")
+    with pytest.raises(ValueError, match="13 rows in a row, of 100 in all, are bad, more than max_bad_share=0.05"):
+        collator([rows[0]])
+
+
+def test_no_good_row_at_all(processor, media):
+    rows = make_rows(media, [record("x", "gone.mp4"), record("y", "gone.mp4")])
+    with pytest.raises(ValueError, match="no good row in the data set"):
+        ValleyDataCollator(processor, rows, on_bad_sample="skip", max_bad_share=1)([rows[0]])
+
+
+# --- long rows ---
+
+
+def two_visuals(tail: str) -> dict:
+    content = [{"type": "video", "path": "short.mp4"}, {"type": "text", "text": "and"}]
+    content += [{"type": "video", "path": "long.mp4"}, {"type": "text", "text": "What?"}]
+    return {"id": "x", "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": tail}]}
+
+
+def test_a_long_row_is_cut_after_its_last_visual(processor, media):
+    row = make_rows(media, [two_visuals("A red circle. " * 20)])[0]
+    whole = ValleyDataCollator(processor)([row])
+    length = whole["input_ids"].shape[1]
+    end = (whole["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids("<vi_end>")).nonzero().max().item() + 1
+    cut = ValleyDataCollator(processor, max_length=length - 3)([row])
+    for name in ("input_ids", "labels", "attention_mask"):
+        torch.testing.assert_close(cut[name], whole[name][:, : length - 3])
+    torch.testing.assert_close(cut["pixel_values_videos"], whole["pixel_values_videos"])
+    first = (whole["labels"][0] != -100).nonzero().min().item()
+    ValleyDataCollator(processor, max_length=first + 1)([row])
+    for limit in (first, end):
+        with pytest.raises(BadSampleError, match=f"holds no word within max_length={limit} to learn from"):
+            ValleyDataCollator(processor, max_length=limit)([row])
+    for limit in (end - 1, end - 5, 40):
+        with pytest.raises(BadSampleError, match=f"last visual ends at token {end}, and max_length={limit} may not"):
+            ValleyDataCollator(processor, max_length=limit)([row])
+
+
+def test_a_long_row_is_dropped(processor, media):
+    rows = make_rows(media, [two_visuals("A red circle. " * 20), record("b")])
+    collator = ValleyDataCollator(processor, rows, 100, on_bad_sample="skip", on_long_row="drop")
+    assert answers(processor, collator([rows[0]])) == ["Answer b.</s>"]
+    with pytest.raises(BadSampleError, match=r"it has \d+ tokens, more than max_length=100"):
+        ValleyDataCollator(processor, rows, 100, on_long_row="drop")([rows[0]])
+
+
+def test_max_length_holds_a_visual(processor):
+    image = image_tokens(processor)
+    assert image == NUM_PATCHES + 5
+    with pytest.raises(ValueError, match=f"max_length={image} holds no visual.*an image takes {image} tokens"):
+        ValleyDataCollator(processor, max_length=image)
+    ValleyDataCollator(processor, max_length=image + 1)
+
+
+@pytest.mark.parametrize(
+    "option", [{"on_bad_sample": "drop"}, {"on_long_row": "skip"}, {"max_bad_share": 0}, {"max_bad_share": 2}]
+)
+def test_options_that_make_no_sense(processor, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        ValleyDataCollator(processor, **option)
+
+
+# --- lengths ---
+
+
+@pytest.mark.parametrize("rule", [{"fps": 2.0}, {"num_frames": 5}, {"fps": 10.0, "max_frames": 7}])
+def test_lengths_are_those_of_batches(processor, media, rule):
+    for name, value in ({"fps": None, "num_frames": None} | rule).items():
+        setattr(processor.video_processor, name, value)
+    part = {"type": "video", "path": "long.mp4", "start": 1.5, "end": 3.2}
+    picture = {"type": "image", "path": "picture.png"}
+    chat = [{"role": "user", "content": [part, picture, part, {"type": "text", "text": "What?"}]}]
+    chat += [{"role": "assistant", "content": "This."}, *chat, {"role": "assistant", "content": "That. " * 9}]
+    rows = make_rows(media, [*(record(f"{i}", visual) for i, visual in enumerate(MIXED)), {"messages": chat}])
+    batch = ValleyDataCollator(processor)(list(rows))
+    assert add_lengths(rows, processor)["length"][:] == batch["attention_mask"].sum(1).tolist()
+
+
+def test_clips_are_opened_only_where_that_decides(processor, media, monkeypatch):
+    rows = make_rows(media, [record("x", "gone.mp4"), record("y", "short.mp4"), record("z")])["messages"][:]
+    exact = count_tokens(rows, processor)
+    text = exact[0] - clip_tokens(processor, 1)
+    assert exact[1] == exact[0]  # one frame in two seconds; a clip that is missing counts as one
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a clip was opened")
+
+    monkeypatch.setattr(type(processor.video_processor), "count_frames", fail)
+    for limit in (text + clip_tokens(processor, 256), text + clip_tokens(processor, 0)):
+        found = count_tokens(rows, processor, limit)
+        assert [length > limit for length in found] == [limit < exact[0]] * 2 + [False]
+    with pytest.raises(AssertionError, match="a clip was opened"):
+        count_tokens(rows, processor, text + clip_tokens(processor, 1))
+    monkeypatch.undo()
+    processor.video_processor.fps, processor.video_processor.num_frames = None, 4
+    monkeypatch.setattr("transformers_valley.video_decoding.resolve", fail)
+    assert count_tokens(rows, processor)[0] == text + clip_tokens(processor, 4)
+
+
+def run_arguments(tmp_path, on_long_row="cut", **training):
+    training_args = SFTConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", **training)
+    return ValleyArguments(data=["rows.json"], on_long_row=on_long_row), training_args
+
+
+@pytest.mark.parametrize("rule", ["cut", "drop"])
+def test_long_rows_are_told_before_training(processor, media, tmp_path, capsys, rule):
+    rows = make_rows(media, [record("a"), record("b", "gone.mp4"), record("c", answer="A red circle. " * 90)])
+    kept = prepare_rows(rows, processor, *run_arguments(tmp_path, rule, max_length=300))
+    printed = capsys.readouterr().out
+    assert "rows: 1 of 3 rows are longer than max_length=300" in printed and f"on_long_row={rule}" in printed
+    assert kept["id"][:] == (["a", "b"] if rule == "drop" else ["a", "b", "c"])
+    assert kept.column_names == rows.column_names
+    prepare_rows(rows, processor, *run_arguments(tmp_path, rule, max_length=3000))
+    assert not capsys.readouterr().out
+
+
+def test_all_rows_are_too_long(processor, media, tmp_path):
+    rows = make_rows(media, [record("a", answer="A red circle. " * 90)])
+    with pytest.raises(ValueError, match="Every row is longer than max_length=100"):
+        prepare_rows(rows, processor, *run_arguments(tmp_path, "drop", max_length=100))
+
+
+def test_batches_of_like_length(checkpoint, media, tmp_path):
+    """transformers' sampler finds the column it needs, and puts long rows together."""
+    file = media / "lengths.json"
+    long = "What happens in the video? " * 20
+    file.write_text(json.dumps([record(f"{i}", "", long if i % 2 else "Hi", "Yes.") for i in range(32)]))
+    mixed = {}
+    for strategy in ("random", "group_by_length"):
+        overrides = {"train_sampling_strategy": strategy, "max_steps": 1, "per_device_train_batch_size": 2}
+        overrides["vision_model_name_or_path"] = ""
+        trainer = sft.main(arguments("stage1_align.yaml", checkpoint, file, tmp_path / strategy, **overrides))
+        batches = [batch["attention_mask"].sum(1).tolist() for batch in trainer.get_train_dataloader()]
+        assert len(batches) == 16 and len({length for batch in batches for length in batch}) == 2
+        mixed[strategy] = sum(first != second for first, second in batches)
+    assert mixed["group_by_length"] <= 4 < mixed["random"]  # at most one in each sorted group of eight rows
+
+
+# --- packed batches ---
+
+
+def loss_and_gradients(model, batch):
+    """The mean loss over what is learnt, as TRL computes it, and the gradient of every trained weight."""
+    model.zero_grad()
+    labels = batch["labels"]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    loss.backward()
+    return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("stage", [STAGE1, STAGE2], ids=["stage1", "stage2"])
+def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one(
+    processor, model, mixed, media, attention, stage
+):
+    model.config.temporal_dropout = 0.0
+    model.model.temporal_module.dropout.p = 0.0
+    model.set_attn_implementation(attention)
+    model.train()
+    set_trainable(model, stage)
+    rows = [*mixed, make_rows(media, [two_visuals("Both.")])[0]]
+    padded = ValleyDataCollator(processor)(rows)
+    packed = ValleyDataCollator(processor, padding_free=True)(rows)
+    assert packed["input_ids"].shape == (1, padded["attention_mask"].sum())
+    assert "attention_mask" not in packed and len(packed["cu_seq_lens_q"]) == len(rows) + 1
+    expected_loss, expected = loss_and_gradients(model, padded)
+    loss, found = loss_and_gradients(model, packed)
+    torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+    # Rows do see one another where positions do not begin anew, or with a cache: the test can fail.
+    for change in ({"position_ids": torch.arange(packed["input_ids"].shape[1])[None]}, {"use_cache": True}):
+        blurred, _ = loss_and_gradients(model, packed | change)
+        assert (blurred - expected_loss).abs() > 1e-4
+
+
+@pytest.mark.parametrize("config", ["stage1_align.yaml", "stage2_instruct.yaml"])
+def test_sft_trains_packed_batches_to_the_same_losses(checkpoint, media, tmp_path, config):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
+    model.save_pretrained(tmp_path / "start")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "start")
+    file = media / "packed.json"
+    file.write_text(json.dumps([record(f"{i}", visual, "What? " * i) for i, visual in enumerate(MIXED * 3)]))
+    logs = []
+    for pack in (False, True):
+        overrides = {"vision_model_name_or_path": ""} if config.startswith("stage1") else {}
+        overrides |= {"media_root": media, "pack_batches": pack, "learning_rate": 1e-3, "warmup_steps": 0}
+        trainer = sft.main(arguments(config, tmp_path / "start", file, tmp_path / str(pack), **overrides))
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    assert len(logs[0]) == 3
+    for padded, packed in zip(*logs, strict=True):
+        assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-5)
+        assert packed["grad_norm"] == pytest.approx(padded["grad_norm"], rel=1e-4)
+        assert packed["num_tokens"] == padded["num_tokens"]
+
+
+@pytest.mark.parametrize("setting", ["packing", "padding_free"])
+def test_the_packing_of_trl_is_refused(checkpoint, media, tmp_path, setting):
+    file = media / "rows.json"
+    file.write_text(json.dumps([record("a")]))
+    with pytest.raises(ValueError, match="set pack_batches: true"):
+        sft.main(arguments("stage2_instruct.yaml", checkpoint, file, tmp_path, **{setting: True}))
+
+
+def test_packed_batches_are_not_padded(processor):
+    with pytest.raises(ValueError, match="pad_to_multiple_of=8"):
+        ValleyDataCollator(processor, padding_free=True, pad_to_multiple_of=8)
+
+
+# --- the command ---
+
+
+def test_sft_skips_and_writes_down_bad_rows(checkpoint, media, tmp_path):
+    file = media / "some.json"
+    file.write_text(json.dumps([record(f"{i}", "gone.mp4" if i == 2 else MIXED[i % 4]) for i in range(8)]))
+    overrides = {"media_root": media, "on_bad_sample": "skip", "dataloader_num_workers": 1}
+    trainer = sft.main(arguments("stage2_instruct.yaml", checkpoint, file, tmp_path / "out", **overrides))
+    assert trainer.state.global_step == 2
+    (line,) = (tmp_path / "out" / "bad_samples" / "rank0.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "2" and json.loads(line)["replaced_by"] == "3"
+
+
+def test_sft_streams_rows(checkpoint, media, tmp_path):
+    file = media / "streamed.jsonl"
+    file.write_text("\n".join(json.dumps(record(f"{i}", MIXED[i % 4])) for i in range(8)))
+    overrides = {"media_root": media, "streaming": True, "max_steps": 3, "per_device_train_batch_size": 2}
+    trainer = sft.main(arguments("stage2_instruct.yaml", checkpoint, file, tmp_path / "out", **overrides))
+    assert trainer.state.global_step == 3 and "streamed" in (tmp_path / "out" / "README.md").read_text()
+
+
+def launch_two(tmp_path, checkpoint, file, **overrides):
+    """`examples/sft.py` on two processes, stage 1, in the order of the file."""
+    launcher = tmp_path / "two.yaml"
+    launcher.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\nnum_machines: 1\n")
+    overrides |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
+    flags = arguments("stage1_align.yaml", checkpoint, file, tmp_path / "two", **overrides)
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(launcher),
+        sft.__file__,
+        *flags,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_row_ends_two_processes(checkpoint, media, tmp_path, workers):
+    """One process meets it; the launcher ends both, soon, and the row is named."""
+    file = media / "two.json"
+    file.write_text(json.dumps([record(f"{i}", "gone.mp4" if i == 5 else MIXED[i % 4]) for i in range(8)]))
+    options = {"media_root": media, "per_device_train_batch_size": 1, "dataloader_num_workers": workers}
+    result = launch_two(tmp_path, checkpoint, file, **options)
+    assert result.returncode != 0 and "local_rank: 1" in result.stderr  # row 5 is the third of the second process
+    assert "BadSampleError: Row '5' of 'two' cannot be trained on" in result.stderr
+    assert "gone.mp4: there is no such file." in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_replace_the_same_rows_as_one(checkpoint, media, tmp_path):
+    file = media / "skipped.json"
+    bad = {1: "gone.mp4", 6: "torn.mp4"}
+    file.write_text(json.dumps([record(f"{i}", bad.get(i, MIXED[i % 4])) for i in range(8)]))
+    options = {"media_root": media, "on_bad_sample": "skip", "max_bad_share": 0.5}
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
+    model.save_pretrained(tmp_path / "start")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "start")
+    result = launch_two(tmp_path, tmp_path / "start", file, per_device_train_batch_size=2, **options)
+    assert result.returncode == 0, result.stderr
+    written = [Path(tmp_path, "two", "bad_samples", f"rank{rank}.jsonl").read_text() for rank in range(2)]
+    assert [json.loads(text)["replaced_by"] for text in written] == ["2", "7"]  # a batch of two for each in turn
+    options |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
+    sft.main(arguments("stage1_align.yaml", tmp_path / "start", file, tmp_path / "one", **options))
+    logs = [json.loads((tmp_path / run / "trainer_state.json").read_text())["log_history"] for run in ("one", "two")]
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], abs=1e-5)
