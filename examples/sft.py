@@ -15,6 +15,8 @@ from transformers_valley.data import load_rows
 from transformers_valley.training import (
     ValleyArguments,
     ValleyDataCollator,
+    explain_full_disk,
+    find_checkpoint,
     load_model_and_processor,
     prepare_rows,
     set_trainable,
@@ -59,8 +61,9 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     )
     # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
     trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model()
+    with explain_full_disk(training_args.output_dir):
+        trainer.train(resume_from_checkpoint=find_checkpoint(trainer))
+        trainer.save_model()
     trainer.create_model_card()
     trainer.save_state()
     trainer.accelerator.end_training()

@@ -2,6 +2,7 @@
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
 from .card import write_training_card
+from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
 from .collator import ValleyDataCollator, prepare_rows
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
@@ -9,6 +10,9 @@ from .stages import ValleyArguments, load_model_and_processor, set_trainable
 __all__ = [
     "ValleyArguments",
     "ValleyDataCollator",
+    "explain_full_disk",
+    "find_checkpoint",
+    "find_flaw",
     "load_model_and_processor",
     "prepare_rows",
     "set_trainable",
