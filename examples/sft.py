@@ -8,6 +8,7 @@ Any key of the YAML can be given as a flag too, and then wins: `--output_dir …
 """
 
 from functools import partial
+from pathlib import Path
 
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
@@ -20,6 +21,7 @@ from transformers_valley.training import (
     load_model_and_processor,
     prepare_rows,
     set_trainable,
+    watch,
     write_training_card,
 )
 
@@ -50,15 +52,18 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
 
     rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
     rows = prepare_rows(rows, processor, valley_args, training_args)
+    eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}
     training_args.remove_unused_columns = False  # the collator reads which row it is
     trainer = SFTTrainer(
         model=model,
         args=training_args,
         data_collator=ValleyDataCollator.from_arguments(processor, rows, valley_args, training_args),
         train_dataset=rows,
+        eval_dataset=eval_rows or None,
         processing_class=processor,
         peft_config=peft_config,
     )
+    watch(trainer, valley_args)
     # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
     trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
     with explain_full_disk(training_args.output_dir):

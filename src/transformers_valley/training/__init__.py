@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
+from .callbacks import watch
 from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
 from .collator import ValleyDataCollator, prepare_rows
@@ -16,5 +17,6 @@ __all__ = [
     "load_model_and_processor",
     "prepare_rows",
     "set_trainable",
+    "watch",
     "write_training_card",
 ]

@@ -5,9 +5,11 @@ import importlib.metadata
 import math
 import os
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ..model_card import read_facts, short_name, write_model_card
+from .callbacks import count_parameters
 
 
 def write_training_card(
@@ -68,6 +70,8 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else "no"
     warm_up = f"{args.warmup_steps:g}{' of the' if args.warmup_steps < 1 else ''} steps"
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    speeds = [entry["tokens_per_second"] for entry in state.log_history if "tokens_per_second" in entry]
+    trained_number, frozen_number = map(sum, zip(*count_parameters(trainer.model).values(), strict=True))
     packages = ["transformers-valley", "transformers", "trl", "torch", *(["peft"] if model_args.use_peft else [])]
     settings = {
         "stage": "stage 2 (instruct)" if instructs else "stage 1 (align)",
@@ -77,6 +81,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
             if name
         ),
         "trained": ", ".join([*(["LoRA"] if model_args.use_peft else []), *(f"`{name}`" for name in trained or ())]),
+        "parameters": f"{trained_number:,} trained, {frozen_number:,} frozen",
         "rows": f"{'streamed' if valley_args.streaming else len(trainer.train_dataset)}, of {files}",
         "loss on": "the assistant's words" if args.assistant_only_loss else "all words",
         "epochs, steps": f"{state.epoch or 0:g}, {state.global_step}",
@@ -86,6 +91,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
         f"{args.adam_epsilon:g}, weight decay {args.weight_decay:g}",
         "longest row": f"{args.max_length} tokens" if args.max_length else "not cut",
         "precision": f"frozen weights {frozen}, trained weights float32, {mixed} mixed precision",
+        "throughput": f"{median(speeds):,.0f} tokens per second" if speeds else "",
         "last loss": f"{losses[-1]:.4g}" if losses else "",
         "software": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
     }

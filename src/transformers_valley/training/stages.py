@@ -61,6 +61,18 @@ class ValleyArguments:
     pack_batches: bool = field(
         default=False, metadata={"help": "Join the rows of a batch into one instead of padding them."}
     )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "JSON or JSONL files of held-out rows. Each has a loss of its own, named by the file."},
+    )
+    preview_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files whose rows are answered on the way, to see the model learn. Empty: `eval_data`."},
+    )
+    preview_steps: int = field(
+        default=500, metadata={"help": "Steps between sample answers, 0 for none; first and last step have them, too."}
+    )
+    num_previews: int = field(default=4, metadata={"help": "How many rows are answered, spread over their files."})
 
 
 # What sees the clip is small, and is trained whole beside an adapter.
