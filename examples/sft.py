@@ -16,6 +16,8 @@ from transformers_valley.data import load_rows
 from transformers_valley.training import (
     ValleyArguments,
     ValleyDataCollator,
+    check_arguments,
+    check_parts,
     explain_full_disk,
     find_checkpoint,
     load_model_and_processor,
@@ -29,6 +31,7 @@ from transformers_valley.training import (
 def main(argv: list[str] | None = None) -> SFTTrainer:
     parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
     valley_args, training_args, model_args = parser.parse_args_and_config(argv)
+    check_arguments(valley_args, training_args, model_args)
 
     model, processor = load_model_and_processor(
         model_args.model_name_or_path,
@@ -40,6 +43,9 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         quantization_config=get_quantization_config(model_args),
     )
     peft_config = get_peft_config(model_args)
+    rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
+    eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}
+    check_parts(model, processor, rows, training_args, peft_config)
     if peft_config is None:
         set_trainable(model, valley_args.trainable_modules)
     elif valley_args.trainable_modules:
@@ -50,9 +56,7 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         for name in peft_config.modules_to_save or []:
             model.base_model.get_submodule(name).float()
 
-    rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
     rows = prepare_rows(rows, processor, valley_args, training_args)
-    eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}
     training_args.remove_unused_columns = False  # the collator reads which row it is
     trainer = SFTTrainer(
         model=model,

@@ -4,6 +4,7 @@
 from .callbacks import watch
 from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
+from .checks import check_arguments, check_parts
 from .collator import ValleyDataCollator, prepare_rows
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
@@ -11,6 +12,8 @@ from .stages import ValleyArguments, load_model_and_processor, set_trainable
 __all__ = [
     "ValleyArguments",
     "ValleyDataCollator",
+    "check_arguments",
+    "check_parts",
     "explain_full_disk",
     "find_checkpoint",
     "find_flaw",

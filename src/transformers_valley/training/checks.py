@@ -1,0 +1,238 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What cannot become a run, said before it begins: the checks that neither TRL, transformers nor peft makes.
+
+`check_arguments` looks at the arguments alone, before weights are loaded; `check_parts` at model, processor and rows.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+from transformers.trainer_utils import IntervalStrategy
+
+from ..processing_valley import ValleyProcessor
+
+
+def check_arguments(valley_args, training_args, model_args) -> None:
+    """
+    Refuse arguments that contradict each other or do not work here.
+
+    Args:
+        valley_args ([`ValleyArguments`]):
+            Of the run.
+        training_args (`trl.SFTConfig`):
+            Of the run.
+        model_args (`trl.ModelConfig`):
+            Of the run.
+
+    Raises:
+        ValueError: says what was found and what to do.
+    """
+    if os.path.exists(training_args.output_dir) and not os.path.isdir(training_args.output_dir):
+        raise ValueError(f"output_dir={training_args.output_dir!r} is a file. Name a folder; it is made if need be.")
+    _check_model_type(valley_args, model_args)
+    _check_options(training_args)
+    _check_evaluation(valley_args, training_args)
+
+
+def _check_model_type(valley_args, model_args) -> None:
+    name, vision = model_args.model_name_or_path, valley_args.vision_model_name_or_path
+    if not name:
+        raise ValueError("There is no model_name_or_path: name a Valley checkpoint, or a language model to join.")
+    kind = AutoConfig.from_pretrained(name, revision=model_args.model_revision).model_type
+    if kind != "valley" and not vision:
+        raise ValueError(
+            f"model_name_or_path={name!r} holds a model of type {kind!r}, expected a Valley. To join it with a vision "
+            "model, name that in vision_model_name_or_path."
+        )
+    if kind == "valley" and vision:
+        raise ValueError(
+            f"model_name_or_path={name!r} is a Valley already and has a vision tower. Leave "
+            f"vision_model_name_or_path={vision!r} empty, or name a language model to join with it."
+        )
+
+
+def _check_options(args) -> None:
+    """TRL's options that have no effect on a Valley, or none that is wanted."""
+    if args.packing or args.padding_free:
+        option = "packing" if args.packing else "padding_free"
+        raise ValueError(f"TRL's {option} is for text only. Set pack_batches: true instead, which packs clips, too.")
+    if args.use_liger_kernel:
+        raise ValueError(
+            "use_liger_kernel has no effect: Liger has no kernels for a Valley, and TRL's fused head computes the "
+            "loss already. Leave it out."
+        )
+    if args.activation_offloading and args.device.type == "cpu":
+        raise ValueError(
+            "activation_offloading moves activations from a GPU to the CPU's memory, and this run is on the CPU. Set "
+            "gradient_checkpointing: true to save memory."
+        )
+
+
+def _check_evaluation(valley_args, args) -> None:
+    if valley_args.eval_data and args.eval_strategy == IntervalStrategy.NO:
+        raise ValueError(
+            "eval_data is given, but eval_strategy is 'no': nothing would be evaluated. Set eval_strategy: steps and "
+            "eval_steps. If it is for sample answers only, name it preview_data."
+        )
+    stems = Counter(Path(file).stem for file in valley_args.eval_data)
+    if twice := [stem for stem, number in stems.items() if number > 1]:
+        raise ValueError(f"The losses of eval_data are named by file, and {twice} would name two. Rename one.")
+    if valley_args.preview_steps < 0 or valley_args.num_previews < 1:
+        raise ValueError(
+            f"preview_steps={valley_args.preview_steps}, expected at least 0, which is none; "
+            f"num_previews={valley_args.num_previews}, expected at least 1."
+        )
+    if args.load_best_model_at_end:
+        measured = [f"eval_{stem}_{end}" for stem in stems for end in ("loss", "mean_token_accuracy", "entropy")]
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" not in measured:
+            raise ValueError(
+                f"load_best_model_at_end goes by metric_for_best_model={args.metric_for_best_model!r}, and this run "
+                f"measures {measured or 'nothing, since eval_data is empty'}. Name one of those."
+            )
+
+
+def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_config=None) -> None:
+    """
+    Refuse a model, a processor and rows that do not go together, or not with the arguments.
+
+    Args:
+        model (`ValleyForConditionalGeneration`):
+            The model, before peft wraps it.
+        processor ([`ValleyProcessor`]):
+            The processor.
+        rows (`datasets.Dataset` or `datasets.IterableDataset`):
+            To train on. Those of a stream cannot be counted, and are not.
+        training_args (`trl.SFTConfig`):
+            Of the run.
+        peft_config (`peft.LoraConfig`, *optional*):
+            Of the run.
+
+    Raises:
+        ValueError: says what was found, what was expected and what to do.
+    """
+    _check_processor(model, processor, training_args.max_length)
+    if hasattr(rows, "__len__"):
+        _check_number_of_rows(len(rows), training_args)
+    if peft_config is not None:
+        _check_adapter_names(model, peft_config)
+    if training_args.resume_from_checkpoint and os.path.isdir(training_args.resume_from_checkpoint):
+        _check_same_model(model, training_args.resume_from_checkpoint, peft_config is not None)
+
+
+def _check_processor(model, processor: ValleyProcessor, max_length: int | None) -> None:
+    for name in ("image_token_id", "video_token_id"):
+        of_model, of_processor = getattr(model.config, name), getattr(processor, name)
+        if of_model != of_processor:
+            raise ValueError(
+                f"The processor is that of another model: its {name} is {of_processor}, that of the model's config is "
+                f"{of_model}. Save both from one call of from_vision_text_pretrained, or copy the right processor."
+            )
+    known, embedded = len(processor.tokenizer), model.get_input_embeddings().num_embeddings
+    if known > embedded:
+        raise ValueError(
+            f"The tokenizer has {known} tokens, the model embeds {embedded}: it is the tokenizer of another model, or "
+            "was extended without the model. Copy the right one, or call model.resize_token_embeddings."
+        )
+    if processor.tokenizer.pad_token is None:
+        raise ValueError(
+            "The tokenizer has no pad token, so rows of different length make no batch. Set processor.tokenizer."
+            "pad_token to a token that no text contains, such as its unk_token, and save the processor again."
+        )
+    frames = processor.video_processor.num_frames or 1
+    block = processor._get_num_multimodal_tokens(video_sizes=[(frames, 1, 1)]).num_video_tokens[0] + 4  # delimiters
+    if max_length is not None and max_length <= block:
+        raise ValueError(
+            f"max_length={max_length} has no room for a visual and words: {frames} frame{'s'[: frames > 1]} alone "
+            f"take{'s'[frames > 1 :]} {block} tokens. The recipes set 2048."
+        )
+
+
+def _check_number_of_rows(number: int, args) -> None:
+    if number == 1:
+        raise ValueError(
+            "There is 1 row of data, from which a model learns nothing but that row. Was a file cut short? To learn "
+            "one row by heart on purpose, name its file twice."
+        )
+    if number < args.world_size:
+        raise ValueError(
+            f"There are {number} rows for {args.world_size} processes, so some would repeat others' rows. Start at "
+            f"most {number} processes (num_processes), or add rows."
+        )
+    together = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and number < together:
+        raise ValueError(
+            f"There are {number} rows, and dataloader_drop_last drops them all: the batches of {args.world_size} "
+            f"processes take {together}. Lower per_device_train_batch_size, or leave dataloader_drop_last out."
+        )
+
+
+def _check_adapter_names(model: torch.nn.Module, peft_config) -> None:
+    """peft passes over a name that matches nothing, as long as another one does."""
+    names = [name for name, _ in model.named_modules()]
+    top = [name for name in names if name and name.count(".") <= 1]
+    targets = peft_config.target_modules
+    if isinstance(targets, str):
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
+            raise ValueError(
+                f"lora_target_modules={targets!r} has no match in this model. One alone is a regular expression of "
+                r"the whole name, such as .*language_model\.layers\.\d+\.\w+\.\w+_proj; several are the ends of "
+                f"names. The model has {top} and their submodules."
+            )
+    elif unknown := _without_match(targets or (), names):
+        raise ValueError(
+            f"lora_target_modules has no match in this model for {unknown}. It has {top} and their submodules."
+        )
+    if unknown := _without_match(peft_config.modules_to_save or (), names):
+        raise ValueError(
+            f"lora_modules_to_save has no match in this model for {unknown}. It has {top} and their submodules."
+        )
+    parts = dict(model.named_modules())
+    for name in peft_config.modules_to_save or ():
+        found = [part for key, part in parts.items() if f".{key}".endswith(f".{name}")]
+        if not any(list(part.parameters()) for part in found):
+            raise ValueError(f"lora_modules_to_save names {name}, which has no weights in this model. Leave it out.")
+
+
+def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
+    """Those of some names that end no module name."""
+    return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
+
+
+def _check_same_model(model, folder: str, adapters: bool) -> None:
+    """Weights of other names are passed over in silence when a run goes on, and training would begin anew."""
+    has_adapters = os.path.exists(os.path.join(folder, "adapter_config.json"))
+    if has_adapters != adapters:
+        was, now = ("with LoRA", "without") if has_adapters else ("without LoRA", "with it")
+        raise ValueError(
+            f"resume_from_checkpoint={folder!r} was written {was}, and this run is {now}. Give the YAML of that run, "
+            "or name the folder in model_name_or_path to begin a new run with its weights."
+        )
+    if has_adapters or not os.path.exists(os.path.join(folder, "config.json")):
+        return
+    there, here = _shape(AutoConfig.from_pretrained(folder)), _shape(model.config)
+    if there != here:
+        different = {name: (there.get(name), here[name]) for name in here if there.get(name) != here[name]}
+        raise ValueError(
+            f"resume_from_checkpoint={folder!r} is of another model than model_name_or_path: "
+            + ", ".join(f"{name} is {there} there and {here} here" for name, (there, here) in different.items())
+            + ". Resume with the model that the run began with."
+        )
+
+
+def _shape(config) -> dict[str, object]:
+    """What decides the names and shapes of a Valley's weights."""
+    shape = {"model_type": config.model_type}
+    if config.model_type == "valley":
+        shape |= {name: getattr(config, name) for name in ("temporal_module", "temporal_space")}
+        for part in ("vision_config", "text_config"):
+            for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+                shape[f"{part}.{name}"] = getattr(getattr(config, part), name, None)
+    return shape
+
+
+__all__ = ["check_arguments", "check_parts"]

@@ -1,0 +1,196 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Bad input to `examples/sft.py` ends in one clear error before the first step, whoever finds it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import sft
+from clips import write_clip
+from test_stages import arguments
+from tiny import tiny_text, tiny_tokenizer, tiny_valley
+from transformers import AutoProcessor
+from trl import SFTTrainer
+
+from transformers_valley.training import checks
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    """Data files of one, three and four rows, checkpoints of several kinds, a resume folder of each."""
+    folder = tmp_path_factory.mktemp("inputs")
+    clip = write_clip(folder / "clip.mp4", 20, fps=10)
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "Bars."}]
+    for name, number in (("none", 0), ("one", 1), ("three", 3), ("rows", 4), ("held_out", 4)):
+        (folder / f"{name}.json").write_text(json.dumps([{"video": clip, "conversations": turns}] * number))
+    (folder / "again").mkdir()
+    shutil.copy(folder / "rows.json", folder / "again")
+
+    shutil.copytree(checkpoint, folder / "valley")
+    for part in (tiny_text(), tiny_tokenizer()):
+        part.save_pretrained(folder / "llama")
+    (folder / "valley" / "adapter").mkdir()
+    (folder / "valley" / "adapter" / "adapter_config.json").write_text("{}")
+    tiny_valley(temporal_module="mean").save_pretrained(folder / "mean")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(folder / "mean")
+
+    shutil.copytree(checkpoint, folder / "other_tokenizer")
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    processor.tokenizer.add_tokens([f"<{number}>" for number in range(20)])
+    processor.tokenizer.save_pretrained(folder / "other_tokenizer")
+    shutil.copytree(checkpoint, folder / "other_ids")
+    config = json.loads((folder / "other_ids" / "config.json").read_text())
+    config["video_token_id"] += 1
+    (folder / "other_ids" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(checkpoint, folder / "no_pad")
+    config = json.loads((folder / "no_pad" / "tokenizer_config.json").read_text())
+    config["pad_token"] = None
+    (folder / "no_pad" / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+LORA, STAGE2 = "stage2_lora.yaml", "stage2_instruct.yaml"
+OURS = [
+    # what is trained
+    (LORA, {"lora_target_modules": "q_prj"}, "lora_target_modules='q_prj' has no match.*regular expression.*lm_head"),
+    (LORA, {"lora_target_modules": ["q_proj", "v_prj"]}, r"lora_target_modules has no match.*for \['v_prj'\]"),
+    (LORA, {"lora_target_modules": r".*layers\.9\..*"}, "lora_target_modules='.*has no match"),
+    (LORA, {"lora_modules_to_save": "projector"}, r"lora_modules_to_save has no match.*\['projector'\].*multi_modal"),
+    (LORA, {"model_name_or_path": "mean"}, "lora_modules_to_save names temporal_module, which has no weights"),
+    (STAGE2, {"trainable_modules": ["model.projector"]}, r"no such module: \['model.projector'\]"),
+    (STAGE2, {"model_name_or_path": "mean", "trainable_modules": "model.temporal_module"}, "leaves nothing to train"),
+    # rows
+    (STAGE2, {"data": "none.json"}, "There are no rows in"),
+    (STAGE2, {"data": "one.json"}, "There is 1 row of data.*name its file twice"),
+    (
+        STAGE2,
+        {"data": "three.json", "dataloader_drop_last": True},
+        "There are 3 rows, and dataloader_drop_last drops them all.*1 processes take 4",
+    ),
+    # processor
+    (STAGE2, {"max_length": 9}, "max_length=9 has no room for a visual and words: 1 frame alone takes 9 tokens"),
+    (STAGE2, {"model_name_or_path": "no_pad"}, "has no pad token.*Set processor.tokenizer.pad_token"),
+    (STAGE2, {"model_name_or_path": "other_tokenizer"}, "tokenizer has 415 tokens, the model embeds 400"),
+    (STAGE2, {"model_name_or_path": "other_ids"}, "processor is that of another model: its video_token_id is 390"),
+    # checkpoints
+    (STAGE2, {"model_name_or_path": "llama"}, "of type 'llama', expected a Valley.*vision_model_name_or_path"),
+    (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
+    (STAGE2, {"resume_from_checkpoint": "llama"}, "is of another model.*model_type is llama there and valley here"),
+    (STAGE2, {"resume_from_checkpoint": "mean"}, "is of another model.*temporal_module is mean there and transformer"),
+    (STAGE2, {"resume_from_checkpoint": "valley/adapter"}, "was written with LoRA, and this run is without"),
+    (LORA, {"resume_from_checkpoint": "valley"}, "was written without LoRA, and this run is with it"),
+    # options
+    (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
+    (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
+    (STAGE2, {"padding_free": True}, "TRL's padding_free is for text only. Set pack_batches: true"),
+    (STAGE2, {"use_liger_kernel": True}, "use_liger_kernel has no effect"),
+    (STAGE2, {"activation_offloading": True}, "this run is on the CPU. Set gradient_checkpointing"),
+    (STAGE2, {"eval_data": "held_out.json"}, "eval_strategy is 'no'.*Set eval_strategy: steps"),
+    (
+        STAGE2,
+        {"eval_data": ["rows.json", "again/rows.json"], "eval_strategy": "epoch"},
+        r"named by file, and \['rows'\] would name two",
+    ),
+    (STAGE2, {"preview_steps": -1}, "preview_steps=-1, expected at least 0"),
+    (STAGE2, {"num_previews": 0}, "num_previews=0, expected at least 1"),
+    (STAGE2, {"load_best_model_at_end": True}, "metric_for_best_model='loss', and this run measures nothing"),
+    (
+        STAGE2,
+        {"load_best_model_at_end": True, "eval_data": "held_out.json", "eval_strategy": "no", "preview_steps": 0},
+        "eval_strategy is 'no'",
+    ),
+]
+# What TRL, transformers and peft say well enough: a test that they go on saying it.
+THEIRS = [
+    (LORA, {"lora_target_modules": "lm_head"}, "adapter to `lm_head` is not supported"),
+    (STAGE2, {"eval_strategy": "epoch"}, "didn't pass an `eval_dataset`"),
+    (STAGE2, {"load_in_4bit": True}, "cannot perform fine-tuning on purely quantized models"),
+    (STAGE2, {"report_to": "wandbb"}, "wandbb is not supported, only"),
+    (STAGE2, {"fp16": True, "bf16": True}, "At most one of fp16 and bf16"),
+]
+PATHS = (
+    "data",
+    "eval_data",
+    "model_name_or_path",
+    "vision_model_name_or_path",
+    "resume_from_checkpoint",
+    "output_dir",
+)
+
+
+def flags_of(folder, config, options):
+    files = {name: options[name] for name in PATHS if name in options}
+    files = {"data": "rows.json", "model_name_or_path": "valley", "output_dir": "out"} | files
+    flags = arguments(config, *(folder / files.pop(name) for name in ("model_name_or_path", "data", "output_dir")))
+    for name, value in (options | files).items():
+        values = value if isinstance(value, list) else [value]
+        if name in files or name not in PATHS:
+            flags += [f"--{name}", *(str(folder / value) if name in PATHS else str(value) for value in values)]
+    return flags
+
+
+@pytest.mark.parametrize(("config", "options", "message"), OURS + THEIRS)
+def test_bad_input_ends_in_one_clear_error(folder, config, options, message, monkeypatch):
+    monkeypatch.setattr(SFTTrainer, "training_step", lambda *_, **__: pytest.fail("a step was taken"))
+    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){message}"):
+        sft.main(flags_of(folder, config, options))
+
+
+def test_more_processes_than_rows():
+    class Arguments:
+        world_size, per_device_train_batch_size, dataloader_drop_last = 4, 1, False
+
+    with pytest.raises(ValueError, match="There are 3 rows for 4 processes.*at most 3 processes"):
+        checks._check_number_of_rows(3, Arguments)
+    checks._check_number_of_rows(4, Arguments)
+
+
+def test_a_best_model_goes_by_the_loss_of_one_file(folder):
+    options = {"eval_data": "held_out.json", "eval_strategy": "epoch", "save_strategy": "epoch"}
+    options |= {"load_best_model_at_end": True, "preview_steps": 0}
+    with pytest.raises(ValueError, match="metric_for_best_model='loss', and this run measures.*'eval_held_out_loss'"):
+        sft.main(flags_of(folder, STAGE2, options))
+    trainer = sft.main(flags_of(folder, STAGE2, options | {"metric_for_best_model": "eval_held_out_loss"}))
+    assert trainer.state.best_metric > 0
+
+
+def test_bf16_where_there_is_none(folder, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(ValueError, match="doesn't support bf16"):
+        sft.main(flags_of(folder, STAGE2, {"bf16": True, "use_cpu": False}))
+
+
+TARGETS = ["all-linear", ["q_proj", "v_proj"], r".*language_model\.layers\.\d+\.self_attn\.q_proj"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_names_that_peft_takes_are_taken(model, target):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=target, modules_to_save=["multi_modal_projector"])
+    checks._check_adapter_names(model, config)
+    get_peft_model(model, config)
+
+
+@pytest.mark.slow
+def test_a_deepspeed_config_that_contradicts_the_arguments(folder, tmp_path):
+    """transformers compares them, and says all that differs at once."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    config = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": 3}
+    config |= {"gradient_accumulation_steps": 4, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}
+    (tmp_path / "zero2.json").write_text(json.dumps(config))
+    flags = [*flags_of(folder, STAGE2, {}), "--deepspeed", str(tmp_path / "zero2.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--standalone", sft.__file__]
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    result = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment)
+    assert result.returncode != 0 and "'loss'" not in result.stdout
+    for difference in (
+        "train_micro_batch_size_per_gpu=3 vs hf per_device_train_batch_size=4",
+        "gradient_accumulation_steps=4 vs hf gradient_accumulation_steps=1",
+        "optimizer.params.lr=1 vs hf learning_rate=2e-05",
+        "bf16.enabled=True vs hf bf16|bf16_full_eval=False",
+    ):
+        assert difference in result.stderr
