@@ -67,11 +67,12 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         processing_class=processor,
         peft_config=peft_config,
     )
-    watch(trainer, valley_args)
     # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
     trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
+    checkpoint = find_checkpoint(trainer)
+    watch(trainer, valley_args)  # last: the time that other callbacks take is no step's
     with explain_full_disk(training_args.output_dir):
-        trainer.train(resume_from_checkpoint=find_checkpoint(trainer))
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
     trainer.create_model_card()
     trainer.save_state()

@@ -40,6 +40,10 @@ TIMES = {
     "train_loss",
     "num_tokens",
     "total_flos",
+    "tokens_per_second",
+    "clips_per_second",
+    "data_wait_share",
+    "memory_gib",
 }
 
 
@@ -155,14 +159,6 @@ def messages(caplog):
     return [record.getMessage() for record in caplog.records if record.name == checkpoints.__name__]
 
 
-def group_by_length(monkeypatch):
-    def load(*args):
-        rows = load_rows(*args)
-        return rows.add_column("length", [10 * (index % 4) + index for index in range(len(rows))])
-
-    monkeypatch.setattr(sft, "load_rows", load)
-
-
 def stream(monkeypatch):
     monkeypatch.setattr(sft, "load_rows", lambda *args: load_rows(*args).to_iterable_dataset(num_shards=2))
 
@@ -194,9 +190,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "stage 2"])
-def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, monkeypatch, caplog):
-    if "grouped" in name:
-        group_by_length(monkeypatch)
+def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, caplog):
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **RUNS[name]))
     killed = flags(checkpoint, rows, tmp_path / "killed", **RUNS[name])
     run_killed(killed, step=6)  # checkpoint-4 is of the second epoch
@@ -211,8 +205,6 @@ def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_again_and_again_at_any_moment_goes_on(name, checkpoint, rows, tmp_path, monkeypatch):
-    if "grouped" in name:
-        group_by_length(monkeypatch)
     overrides = RUNS[name] | {"num_train_epochs": 6, "save_total_limit": 1}
     begin = time.perf_counter()
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **overrides))

@@ -32,8 +32,6 @@ def folder(checkpoint, tmp_path_factory):
     shutil.copytree(checkpoint, folder / "valley")
     for part in (tiny_text(), tiny_tokenizer()):
         part.save_pretrained(folder / "llama")
-    (folder / "valley" / "adapter").mkdir()
-    (folder / "valley" / "adapter" / "adapter_config.json").write_text("{}")
     tiny_valley(temporal_module="mean").save_pretrained(folder / "mean")
     AutoProcessor.from_pretrained(checkpoint).save_pretrained(folder / "mean")
 
@@ -78,10 +76,6 @@ OURS = [
     # checkpoints
     (STAGE2, {"model_name_or_path": "llama"}, "of type 'llama', expected a Valley.*vision_model_name_or_path"),
     (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
-    (STAGE2, {"resume_from_checkpoint": "llama"}, "is of another model.*model_type is llama there and valley here"),
-    (STAGE2, {"resume_from_checkpoint": "mean"}, "is of another model.*temporal_module is mean there and transformer"),
-    (STAGE2, {"resume_from_checkpoint": "valley/adapter"}, "was written with LoRA, and this run is without"),
-    (LORA, {"resume_from_checkpoint": "valley"}, "was written without LoRA, and this run is with it"),
     # options
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
     (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
@@ -116,7 +110,6 @@ PATHS = (
     "eval_data",
     "model_name_or_path",
     "vision_model_name_or_path",
-    "resume_from_checkpoint",
     "output_dir",
 )
 

@@ -403,14 +403,6 @@ def test_sft_trains_packed_batches_to_the_same_losses(checkpoint, media, tmp_pat
         assert packed["num_tokens"] == padded["num_tokens"]
 
 
-@pytest.mark.parametrize("setting", ["packing", "padding_free"])
-def test_the_packing_of_trl_is_refused(checkpoint, media, tmp_path, setting):
-    file = media / "rows.json"
-    file.write_text(json.dumps([record("a")]))
-    with pytest.raises(ValueError, match="set pack_batches: true"):
-        sft.main(arguments("stage2_instruct.yaml", checkpoint, file, tmp_path, **{setting: True}))
-
-
 def test_packed_batches_are_not_padded(processor):
     with pytest.raises(ValueError, match="pad_to_multiple_of=8"):
         ValleyDataCollator(processor, padding_free=True, pad_to_multiple_of=8)

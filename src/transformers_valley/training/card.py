@@ -66,6 +66,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     # Stage 2 is what trains the language model (paper, Section 4.3).
     instructs = model_args.use_peft or any("language_model" in name or "lm_head" in name for name in trained)
     files = ", ".join(f"`{Path(file).name}`" for file in valley_args.data)
+    rows = trainer.train_dataset
     frozen = "4 bit" if model_args.load_in_4bit else "8 bit" if model_args.load_in_8bit else model_args.dtype
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else "no"
     warm_up = f"{args.warmup_steps:g}{' of the' if args.warmup_steps < 1 else ''} steps"
@@ -82,7 +83,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
         ),
         "trained": ", ".join([*(["LoRA"] if model_args.use_peft else []), *(f"`{name}`" for name in trained or ())]),
         "parameters": f"{trained_number:,} trained, {frozen_number:,} frozen",
-        "rows": f"{'streamed' if valley_args.streaming else len(trainer.train_dataset)}, of {files}",
+        "rows": f"{len(rows) if hasattr(rows, '__len__') else 'streamed'}, of {files}",
         "loss on": "the assistant's words" if args.assistant_only_loss else "all words",
         "epochs, steps": f"{state.epoch or 0:g}, {state.global_step}",
         "global batch": f"{math.prod(batch)} (per process {batch[0]}, processes {batch[1]}, accumulated {batch[2]})",

@@ -120,8 +120,6 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
         _check_number_of_rows(len(rows), training_args)
     if peft_config is not None:
         _check_adapter_names(model, peft_config)
-    if training_args.resume_from_checkpoint and os.path.isdir(training_args.resume_from_checkpoint):
-        _check_same_model(model, training_args.resume_from_checkpoint, peft_config is not None)
 
 
 def _check_processor(model, processor: ValleyProcessor, max_length: int | None) -> None:
@@ -201,38 +199,6 @@ def _check_adapter_names(model: torch.nn.Module, peft_config) -> None:
 def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
     """Those of some names that end no module name."""
     return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
-
-
-def _check_same_model(model, folder: str, adapters: bool) -> None:
-    """Weights of other names are passed over in silence when a run goes on, and training would begin anew."""
-    has_adapters = os.path.exists(os.path.join(folder, "adapter_config.json"))
-    if has_adapters != adapters:
-        was, now = ("with LoRA", "without") if has_adapters else ("without LoRA", "with it")
-        raise ValueError(
-            f"resume_from_checkpoint={folder!r} was written {was}, and this run is {now}. Give the YAML of that run, "
-            "or name the folder in model_name_or_path to begin a new run with its weights."
-        )
-    if has_adapters or not os.path.exists(os.path.join(folder, "config.json")):
-        return
-    there, here = _shape(AutoConfig.from_pretrained(folder)), _shape(model.config)
-    if there != here:
-        different = {name: (there.get(name), here[name]) for name in here if there.get(name) != here[name]}
-        raise ValueError(
-            f"resume_from_checkpoint={folder!r} is of another model than model_name_or_path: "
-            + ", ".join(f"{name} is {there} there and {here} here" for name, (there, here) in different.items())
-            + ". Resume with the model that the run began with."
-        )
-
-
-def _shape(config) -> dict[str, object]:
-    """What decides the names and shapes of a Valley's weights."""
-    shape = {"model_type": config.model_type}
-    if config.model_type == "valley":
-        shape |= {name: getattr(config, name) for name in ("temporal_module", "temporal_space")}
-        for part in ("vision_config", "text_config"):
-            for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
-                shape[f"{part}.{name}"] = getattr(getattr(config, part), name, None)
-    return shape
 
 
 __all__ = ["check_arguments", "check_parts"]

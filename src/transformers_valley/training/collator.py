@@ -132,11 +132,6 @@ class ValleyDataCollator:
     @classmethod
     def from_arguments(cls, processor: ValleyProcessor, dataset: Any, valley_args: Any, training_args: Any):
         """The collator that a run's [`ValleyArguments`] and `SFTConfig` describe."""
-        if training_args.packing or training_args.padding_free:
-            raise ValueError(
-                "TRL's packing and padding_free are for rows of text only. To join the rows of a batch, visuals "
-                "included, leave them out and set pack_batches: true."
-            )
         return cls(
             processor,
             dataset,
