@@ -649,6 +649,62 @@ def test_a_text_only_batch_touches_every_trainable_visual_weight_and_changes_not
         assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
+def test_a_text_only_batch_touches_a_trained_vision_tower(model):
+    ids = torch.arange(5, 15)[None]
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.model.vision_tower.parameters())
+
+
+def test_the_loss_of_text_is_that_of_the_plain_language_model(model):
+    plain = tiny_text()  # what `model` was joined from; its embeddings have rows for Valley's tokens by now
+    plain.resize_token_embeddings(model.config.text_config.vocab_size, mean_resizing=False)
+    plain.model.load_state_dict(model.model.language_model.state_dict())
+    plain.lm_head.load_state_dict(model.lm_head.state_dict())
+    ids = torch.arange(5, 25).reshape(2, 10)
+    losses = [part.train()(input_ids=ids, labels=ids).loss for part in (plain, model)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
+    for loss in losses:
+        loss.backward()
+    for name, parameter in plain.model.named_parameters():
+        torch.testing.assert_close(model.model.language_model.get_parameter(name).grad, parameter.grad)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", MODULES)
+def test_calls_made_for_the_sake_of_other_processes_change_nothing(name, space, monkeypatch):
+    """Under ZeRO-3 a process repeats calls of modules until it has made as many as the others."""
+    model = tiny_valley(temporal_module=name, temporal_space=space, temporal_dropout=0.0, vision_chunk_size=4).train()
+    calls = []
+    model.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append("tower"))
+    model.model.temporal_module.register_forward_pre_hook(lambda *_: calls.append("temporal"))
+    inputs = mixed_inputs(model)
+    videos = {key: inputs[key][:1] for key in ("input_ids", "attention_mask")}
+    videos |= {key: inputs[key] for key in ("pixel_values_videos", "video_num_frames")}
+    text = {key: inputs[key][2:] for key in ("input_ids", "attention_mask")}
+
+    def train(batch):
+        calls.clear()
+        model.zero_grad()
+        loss = model(**batch, labels=batch["input_ids"].masked_fill(batch["input_ids"] > 380, -100)).loss
+        loss.backward()
+        return loss, {key: p.grad for key, p in model.named_parameters()}, sorted(calls)
+
+    for batch, usual in ((inputs, ["temporal"] * 2 + ["tower"] * 3), (videos, ["temporal"] + ["tower"] * 2)):
+        loss, gradients, made = train(batch)
+        assert made == usual
+        with monkeypatch.context() as patched:
+            patched.setattr(ValleyModel, "_most_of_all_processes", lambda _, *counts, device: [n + 2 for n in counts])
+            more_loss, more_gradients, made = train(batch)
+        passes = usual.count("temporal") + 2
+        assert made == ["temporal"] * passes + ["tower"] * (usual.count("tower") + 2 * passes + 2)
+        torch.testing.assert_close(more_loss, loss, rtol=0, atol=0)
+        for key in gradients:
+            torch.testing.assert_close(more_gradients[key], gradients[key], rtol=1e-4, atol=1e-6)
+    with monkeypatch.context() as patched:
+        patched.setattr(ValleyModel, "_most_of_all_processes", lambda _, *counts, device: [2 + n for n in counts])
+        assert train(text)[2] == ["temporal"] * 2 + ["tower"] * 6
+
+
 def test_a_stored_position_table_begins_as_the_computed_one():
     computed, stored = tiny_valley(), tiny_valley(temporal_max_positions=6)
     stored.load_state_dict(computed.state_dict(), strict=False)

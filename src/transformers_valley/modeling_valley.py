@@ -7,7 +7,7 @@ pixels (frames, 3, H, W) -> vision tower (frames, 1 + P, D) -> temporal module, 
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -77,27 +77,34 @@ class ValleyCausalLMOutputWithPast(ModelOutput):
 class ValleyTemporalModule(nn.Module):
     """Pools the patch grids of each clip's frames into one grid. Subclasses say how, in `pool`."""
 
-    def forward(self, patches: torch.Tensor, num_frames: list[int]) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor, num_frames: list[int], num_pools: int = 1) -> torch.Tensor:
         """
         Args:
             patches (`torch.FloatTensor` of shape `(total_frames, num_patches, hidden_size)`):
                 The frames of all clips, one clip after the other.
             num_frames (`list[int]`):
                 Frames of each clip.
+            num_pools (`int`, *optional*, defaults to 1):
+                How often `pool` is called at least. It is called once for each different number of frames.
 
         Returns:
             `torch.FloatTensor` of shape `(num_clips, num_patches, hidden_size)`.
         """
         # Clips of one length are pooled together: few large operations, and no padding frame is ever computed.
-        clips = patches.split(num_frames)
-        pooled: list[torch.Tensor | None] = [None] * len(clips)
-        for length in set(num_frames):
-            members = [index for index, frames in enumerate(num_frames) if frames == length]
-            if len(members) == len(clips):  # the usual batch needs no copy
-                return self.pool(patches.unflatten(0, (len(clips), length)))
-            for index, grid in zip(members, self.pool(torch.stack([clips[i] for i in members])), strict=True):
-                pooled[index] = grid
-        return torch.stack(pooled)
+        lengths = set(num_frames)
+        if len(lengths) == 1:  # the usual batch needs no copy
+            grids = self.pool(patches.unflatten(0, (len(num_frames), num_frames[0])))
+        else:
+            clips = patches.split(num_frames)
+            pooled: list[torch.Tensor | None] = [None] * len(clips)
+            for length in lengths:
+                members = [index for index, frames in enumerate(num_frames) if frames == length]
+                for index, grid in zip(members, self.pool(torch.stack([clips[i] for i in members])), strict=True):
+                    pooled[index] = grid
+            grids = torch.stack(pooled)
+        for _ in range(num_pools - len(lengths)):
+            grids = grids + _zero_that_depends_on(self.pool(patches[None, :1]))
+        return grids
 
     def pool(self, clips: torch.Tensor) -> torch.Tensor:
         """`(num_clips, T, num_patches, hidden_size)` to `(num_clips, num_patches, hidden_size)`."""
@@ -197,6 +204,11 @@ class ValleyTemporalTransformer(ValleyTemporalModule):
         # Dropout leaves weights that no longer sum to one, and the value bias is weighted like any value.
         value = torch.einsum("cphd,hed->cphe", context, v_weight) + v_bias * weights.sum(-1, keepdim=True)
         return self.out_proj(value.flatten(2))
+
+
+def _zero_that_depends_on(result: torch.Tensor) -> torch.Tensor:
+    """A zero through which the backward pass reaches what `result` was computed with, and leaves zero gradients."""
+    return result[:0].sum()
 
 
 def _sinusoidal_positions(length: int, dim: int, like: torch.Tensor) -> torch.Tensor:
@@ -343,34 +355,57 @@ class ValleyModel(ValleyPreTrainedModel):
         self, frames: torch.Tensor, num_frames: list[int], **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Frames of all clips `(total_frames, 3, H, W)` to one `(P + T, hidden_size)` tensor per clip."""
-        outputs = self._encode_frames(frames, **kwargs)
+        chunks = frames.split(self.config.vision_chunk_size)
+        num_chunks, num_pools = self._most_of_all_processes(len(chunks), len(set(num_frames)), device=frames.device)
+        outputs = self._encode_frames([*chunks, *[frames[:1]] * (num_chunks - len(chunks))], len(frames), **kwargs)
         patch_size = self.config.vision_config.patch_size
         num_patches = (frames.shape[-2] // patch_size) * (frames.shape[-1] // patch_size)
-        outputs.pooler_output = self._pool_clips(outputs.last_hidden_state, num_patches, num_frames)
+        outputs.pooler_output = self._pool_clips(outputs.last_hidden_state, num_patches, num_frames, num_pools)
         return outputs
 
+    def _most_of_all_processes(self, *counts: int, device: torch.device) -> tuple[int, ...]:
+        """Numbers of calls of modules, each raised to the largest of all processes where calls have to be equal.
+
+        DeepSpeed ZeRO-3 spreads the weights over the processes. Its hooks gather those of a module whenever it is
+        called, by all processes together: they must make the same calls in the same order, whatever their batches
+        hold. Who has less to do repeats calls whose results are thrown away.
+        """
+        is_sharded = hasattr(next(self.vision_tower.parameters()), "ds_id")
+        if not (is_sharded and self.vision_tower._forward_pre_hooks):  # trl takes the hooks off to generate
+            return counts
+        most = torch.tensor(counts, device=device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return tuple(most.tolist())
+
     def _encode_frames(
-        self, frames: torch.Tensor, output_hidden_states: bool | list[int], **kwargs: Unpack[TransformersKwargs]
+        self,
+        chunks: list[torch.Tensor],
+        num_frames: int,
+        output_hidden_states: bool | list[int],
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Vision tower over chunks of frames, so that its activations do not grow with the number of frames."""
+        """Vision tower over chunks of frames, so that its activations do not grow with the number of frames.
+
+        What the chunks hold beyond `num_frames` frames is encoded and cut off.
+        """
         kwargs["return_dict"] = True
         # A frozen tower needs no graph, even where the pixels of the batch are followed by trainable parts.
-        trainable = frames.requires_grad or any(
-            parameter.requires_grad for parameter in self.vision_tower.parameters()
-        )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
-            chunks = [
-                self.vision_tower(chunk, output_hidden_states=output_hidden_states, **kwargs)
-                for chunk in frames.split(self.config.vision_chunk_size)
+        needs_graph = chunks[0].requires_grad or _is_trainable(self.vision_tower)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_graph):
+            outputs = [
+                self.vision_tower(chunk, output_hidden_states=output_hidden_states, **kwargs) for chunk in chunks
             ]
-        hidden_states = _cat_layers([chunk.hidden_states for chunk in chunks])  # None where a layer was not asked for
+        # None where a layer was not asked for
+        hidden_states = _cat_layers([output.hidden_states for output in outputs], num_frames)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states[self.vision_feature_index],
             hidden_states=hidden_states,
-            attentions=_cat_layers([chunk.attentions for chunk in chunks]),
+            attentions=_cat_layers([output.attentions for output in outputs], num_frames),
         )
 
-    def _pool_clips(self, features: torch.Tensor, num_patches: int, num_frames: list[int]) -> list[torch.Tensor]:
+    def _pool_clips(
+        self, features: torch.Tensor, num_patches: int, num_frames: list[int], num_pools: int = 1
+    ) -> list[torch.Tensor]:
         """Tower features `(total_frames, tokens, D)` of all clips to one `(P + T, hidden_size)` tensor per clip."""
         if features.shape[1] < num_patches:
             raise ValueError(
@@ -386,7 +421,7 @@ class ValleyModel(ValleyPreTrainedModel):
 
         if self.config.temporal_space == "text":
             patches, frame_tokens = self.multi_modal_projector(patches), self.multi_modal_projector(frame_tokens)
-        grids = self.temporal_module(patches, num_frames).to(frame_tokens.device)
+        grids = self.temporal_module(patches, num_frames, num_pools).to(frame_tokens.device)
         clips = torch.cat([part for clip in zip(grids, frame_tokens.split(num_frames), strict=True) for part in clip])
         if self.config.temporal_space == "vision":
             clips = self.multi_modal_projector(clips)
@@ -398,27 +433,21 @@ class ValleyModel(ValleyPreTrainedModel):
         weight = self.multi_modal_projector.weight
         return weight.dtype if weight.is_floating_point() else self.dtype
 
-    def _visual_parameters(self) -> Iterator[nn.Parameter]:
-        yield from self.temporal_module.parameters()
-        yield from self.multi_modal_projector.parameters()
-
-    def _touch_visual_parameters(self) -> torch.Tensor:
+    def _touch_visual_parameters(self, num_passes: int) -> torch.Tensor:
         """A zero that depends on every trainable visual part.
 
         Distributed training hangs when a rank whose batch is text only leaves a parameter out of its backward pass
-        that the other ranks wait for. Where weights are sharded (ZeRO-3, FSDP2), the vision tower's are gathered too.
+        that the other ranks wait for. With `num_passes`, the vision tower is run on a black frame that often, too.
         """
         vision_config = self.config.vision_config
-        weight = self.multi_modal_projector.weight
-        if hasattr(weight, "ds_id") or hasattr(weight, "full_tensor"):
+        if num_passes:
             shape = (1, 3, vision_config.image_size, vision_config.image_size)
             frame = torch.zeros(shape, dtype=self.dtype, device=self.device)
-            clip = self.get_image_features(frame, return_dict=True).pooler_output[0]
-        else:
-            num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
-            shape = (1, num_patches + 1, vision_config.hidden_size)
-            clip = self._pool_clips(torch.zeros(shape, device=self.device), num_patches, [1])[0]
-        return clip[:0].sum()
+            clips = [self.get_image_features(frame, return_dict=True).pooler_output[0] for _ in range(num_passes)]
+            return sum(map(_zero_that_depends_on, clips))
+        num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
+        shape = (1, num_patches + 1, vision_config.hidden_size)
+        return _zero_that_depends_on(self._pool_clips(torch.zeros(shape, device=self.device), num_patches, [1])[0])
 
     def get_placeholder_mask(
         self,
@@ -493,6 +522,8 @@ class ValleyModel(ValleyPreTrainedModel):
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        num_passes = (pixel_values is not None) + (pixel_values_videos is not None)
+        (most_passes,) = self._most_of_all_processes(num_passes, device=inputs_embeds.device)
         if pixel_values is not None:
             features["image"] = self.get_image_features(pixel_values, return_dict=True)
         if pixel_values_videos is not None:
@@ -507,8 +538,14 @@ class ValleyModel(ValleyPreTrainedModel):
             for modality, mask in zip(("image", "video"), masks, strict=True):
                 if modality in placed:
                     inputs_embeds = inputs_embeds.masked_scatter(mask, hidden_states[modality])
-        elif self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self._visual_parameters()):
-            inputs_embeds = inputs_embeds + self._touch_visual_parameters().to(inputs_embeds.dtype)
+        is_untouched = self.training and torch.is_grad_enabled() and not placed
+        if is_untouched and _is_trainable(self.vision_tower):
+            most_passes = max(most_passes, 1)
+        if num_passes < most_passes or (
+            is_untouched and (_is_trainable(self.temporal_module) or _is_trainable(self.multi_modal_projector))
+        ):
+            touched = self._touch_visual_parameters(most_passes - num_passes)
+            inputs_embeds = inputs_embeds + touched.to(inputs_embeds.dtype)
         if input_ids is not None and not torch.compiler.is_compiling():
             self._check_empty_placeholders(input_ids, placed, past_key_values)
 
@@ -551,16 +588,22 @@ class ValleyModel(ValleyPreTrainedModel):
             logger.warning_once(message)
 
 
+def _is_trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def _cat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """`torch.cat` along the first dimension that does not copy a single tensor."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def _cat_layers(chunks: list[tuple[torch.Tensor | None, ...] | None]) -> tuple[torch.Tensor | None, ...] | None:
-    """Join what the vision tower recorded per layer over the chunks of frames."""
+def _cat_layers(
+    chunks: list[tuple[torch.Tensor | None, ...] | None], num_frames: int
+) -> tuple[torch.Tensor | None, ...] | None:
+    """Join what the vision tower recorded per layer over the chunks of frames, and keep the first `num_frames`."""
     if chunks[0] is None:
         return None
-    return tuple(None if layer[0] is None else _cat(layer) for layer in zip(*chunks, strict=True))
+    return tuple(None if layer[0] is None else _cat(layer)[:num_frames] for layer in zip(*chunks, strict=True))
 
 
 def _check_pixels(name: str, pixels: torch.Tensor, shape: tuple[str, ...]):
