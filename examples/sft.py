@@ -17,6 +17,7 @@ from transformers_valley.training import (
     ValleyArguments,
     ValleyDataCollator,
     check_arguments,
+    check_launch,
     check_parts,
     explain_full_disk,
     find_checkpoint,
@@ -31,6 +32,7 @@ from transformers_valley.training import (
 def main(argv: list[str] | None = None) -> SFTTrainer:
     parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
     valley_args, training_args, model_args = parser.parse_args_and_config(argv)
+    check_launch(training_args)
     check_arguments(valley_args, training_args, model_args)
 
     model, processor = load_model_and_processor(

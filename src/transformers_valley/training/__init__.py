@@ -6,6 +6,7 @@ from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
 from .checks import check_arguments, check_parts
 from .collator import ValleyDataCollator, prepare_rows
+from .launch import check_launch
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
 
@@ -13,6 +14,7 @@ __all__ = [
     "ValleyArguments",
     "ValleyDataCollator",
     "check_arguments",
+    "check_launch",
     "check_parts",
     "explain_full_disk",
     "find_checkpoint",

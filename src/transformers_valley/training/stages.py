@@ -113,6 +113,10 @@ def load_model_and_processor(
     revision = model_kwargs.get("revision")
     if not vision_model_name_or_path:
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, **model_kwargs)
+        if is_deepspeed_zero3_enabled():
+            # Without ZeRO-3, transformers keeps those conversions of names that a checkpoint needed, and reverts them
+            # when it saves. With it, 5.23 keeps all, and would save under names that were never read.
+            model._weight_conversions = [used for used in model._weight_conversions if used.was_used()]
         return model, AutoProcessor.from_pretrained(name_or_path, revision=revision)
     if not (model_kwargs.keys() <= {"dtype", "attn_implementation", "revision"}) or revision not in (None, "main"):
         raise ValueError(
