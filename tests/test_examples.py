@@ -16,15 +16,14 @@ from transformers import AutoModelForImageTextToText
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize("name", ["cpu", "multi_gpu", "zero2", "zero3", "fsdp2"])
-def test_accelerate_reads_its_configs(name):
-    config = load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))
-    expected = {"cpu": "NO", "multi_gpu": "MULTI_GPU", "fsdp2": "FSDP"}.get(name, "DEEPSPEED")
+@pytest.mark.parametrize("file", sorted((EXAMPLES / "accelerate").iterdir()), ids=lambda file: file.stem)
+def test_accelerate_reads_its_configs(file):
+    config = load_config_from_file(str(file))
+    expected = {"cpu": "NO", "ddp_cpu": "MULTI_GPU", "multi_gpu": "MULTI_GPU"}.get(file.stem, "DEEPSPEED")
     assert config.distributed_type.value == expected
+    assert config.use_cpu == file.stem.endswith("cpu")
     if expected == "DEEPSPEED":
-        assert config.deepspeed_config["zero_stage"] == int(name[-1])
-    if name == "fsdp2":
-        assert config.fsdp_config["fsdp_version"] == 2
+        assert config.deepspeed_config["zero_stage"] == int(file.stem[-1])
 
 
 def test_sft_stays_short():
