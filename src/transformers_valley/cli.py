@@ -34,6 +34,8 @@ _settings = {
 app = typer.Typer(help="Valley, a video LLM: look at clips, convert checkpoints.", **_settings)
 data = typer.Typer(help="Look after training data.", **_settings)
 app.add_typer(data, name="data")
+train = typer.Typer(help="Plan a training.", **_settings)
+app.add_typer(train, name="train")
 
 
 def _print_version(wanted: bool) -> None:
@@ -288,6 +290,39 @@ def check(
             output.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
     if report.bad:
         raise typer.Exit(1)
+
+
+@train.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def estimate(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option(help="A recipe of examples/sft.py. Its flags may follow, and win.", metavar="YAML")
+    ],
+    num_gpus: Annotated[int, typer.Option(help="GPUs, over all machines.", min=1, metavar="NUMBER")] = 8,
+    gpu: Annotated[
+        Literal["A100-40GB", "A100-80GB", "H100", "H200", "L40S", "RTX4090"], typer.Option(help="Which.")
+    ] = "A100-80GB",
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="Its memory.", metavar="GIB", show_default="that of the GPU")
+    ] = None,
+    utilization: Annotated[
+        float, typer.Option(help="Share of its peak arithmetic that is reached: an assumption.", min=0.01, max=1)
+    ] = 0.4,
+    frames: Annotated[int, typer.Option(help="Frames of the clip that a row has.", min=1, metavar="NUMBER")] = 8,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of its text.", min=2, metavar="NUMBER")] = 256,
+    rows: Annotated[int, typer.Option(help="Rows of an epoch.", min=1, metavar="NUMBER")] = 100_000,
+) -> None:
+    """Tell what a recipe will need, memory and time, from the shapes of its model. No weights are loaded."""
+    with _errors_in_one_line():
+        import warnings
+
+        warnings.simplefilter("ignore", FutureWarning)  # about keys that older versions of transformers still need
+        from .training.estimate import estimate as estimate_recipe
+        from .training.estimate import format_estimate, read_recipe
+
+        recipe = read_recipe(["--config", str(config), *context.args])
+        found = estimate_recipe(*recipe, num_gpus=num_gpus, num_frames=frames, text_tokens=text_tokens)
+        typer.echo(format_estimate(found, gpu, gpu_memory, utilization, rows))
 
 
 def _talk(conversation: Any, shown: list[tuple[str, Any]]) -> None:

@@ -1,0 +1,447 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What a recipe of `examples/sft.py` costs, before it runs: memory per GPU under every launcher, and time.
+
+The recipe's model is built of shapes alone, which neither downloads nor allocates weights, and one step of it is run
+on tensors without data. That step is the real one: what is frozen, recomputed or cast is so because the code does it.
+What only a cluster shows (how weights are spread, buffers, the speed of arithmetic) is added by rule; each rule stands
+in this file with its source.
+"""
+
+import copy
+import math
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
+from ..modeling_valley import ValleyForConditionalGeneration
+from .stages import NEVER_QUANTIZED, ValleyArguments, set_trainable
+
+
+GIB = 2**30
+
+
+class GPU(NamedTuple):
+    """Memory in GiB, and bfloat16 operations per second, dense, with float32 sums."""
+
+    memory: float
+    flops: float
+
+
+# From NVIDIA's data sheets; those of H100, H200 and L40S print the rate with sparsity, which is twice the dense one.
+GPUS = {
+    "A100-40GB": GPU(40, 312e12),
+    "A100-80GB": GPU(80, 312e12),
+    "H100": GPU(80, 989e12),
+    "H200": GPU(141, 989e12),
+    "L40S": GPU(48, 362e12),
+    "RTX4090": GPU(24, 165e12),
+}
+
+# The sizes in the `config.json` of the models that the recipes name, so that an estimate needs no network.
+_LLAMA_7B = dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+_LLAMA_13B = dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)
+_LLAMA3_8B = dict(
+    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32
+)
+_QWEN3_8B = dict(
+    vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32
+)
+_CLIP_L = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+KNOWN_CONFIGS = {
+    "openai/clip-vit-large-patch14": CLIPVisionConfig(**_CLIP_L, patch_size=14, image_size=224),
+    "lmsys/vicuna-7b-v1.5": LlamaConfig(**_LLAMA_7B),
+    "lmsys/vicuna-13b-v1.5": LlamaConfig(**_LLAMA_13B),
+    "meta-llama/Meta-Llama-3-8B-Instruct": LlamaConfig(**_LLAMA3_8B, num_key_value_heads=8),
+    "Qwen/Qwen3-8B": Qwen3Config(**_QWEN3_8B, num_key_value_heads=8, head_dim=128),
+}
+
+
+class Parameters(NamedTuple):
+    """How many weights a part has, and how many of them train."""
+
+    total: int
+    trained: int
+
+
+class Memory(NamedTuple):
+    """Bytes on one GPU. Activations are those of a step, with the language model's layers recomputed or kept."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    buffers: float
+    recomputed: float
+    kept: float
+
+    def total(self, recompute: bool) -> float:
+        """All of it at the peak of a step, with `gradient_checkpointing` on or off."""
+        return sum(self[:4]) + (self.recomputed if recompute else self.kept)
+
+
+@dataclass
+class Estimate:
+    """What [`estimate`] found: counts of weights, rows and positions, bytes, floating point operations."""
+
+    parameters: dict[str, Parameters]  # by part of the model
+    memory: dict[str, Memory]  # by launcher
+    positions: tuple[int, int, int]  # of one row: patches, frames, text
+    rows_per_gpu: int  # at a time
+    rows_per_step: int  # on all GPUs, accumulated batches too
+    flops: float  # of a step on one GPU, with nothing recomputed
+    recompute_flops: float  # what recomputing adds to it
+    recompute: bool  # whether the recipe does
+
+
+def read_recipe(argv: Sequence[str]) -> tuple[ValleyArguments, SFTConfig, ModelConfig]:
+    """The arguments of `examples/sft.py`, such as `["--config", FILE]`, as a machine with GPUs reads them."""
+    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
+    return parser.parse_args_and_config([*argv, "--use_cpu", "true"])  # this one may have none
+
+
+def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> ValleyConfig:
+    """
+    The config that a recipe's model has, or will have once its parts are joined.
+
+    A part is a folder, a name in `KNOWN_CONFIGS`, or one on the Hub. A joined model gets a row in its vocabulary for
+    each of Valley's six tokens; a tokenizer with rows to spare would need none.
+
+    Raises:
+        ValueError: if there is no such config, or it is no Valley and nothing says what to join it with.
+    """
+    config = _read_config(model_args.model_name_or_path)
+    if not valley_args.vision_model_name_or_path:
+        if isinstance(config, ValleyConfig):
+            return config
+        raise ValueError(
+            f"{model_args.model_name_or_path} is a {config.model_type} and no Valley. Name the vision model to join "
+            "it with: --vision_model_name_or_path openai/clip-vit-large-patch14."
+        )
+    config.vocab_size += len(SPECIAL_TOKENS)
+    vision = _read_config(valley_args.vision_model_name_or_path)
+    vision = getattr(vision, "vision_config", vision)
+    return ValleyConfig(vision_config=vision, text_config=config, temporal_module=valley_args.temporal_module)
+
+
+def _read_config(name: str) -> PreTrainedConfig:
+    if name in KNOWN_CONFIGS and not os.path.isdir(name):
+        return copy.deepcopy(KNOWN_CONFIGS[name])
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No config was found for {name!r}, neither in a folder nor on the Hub. Where it is what an earlier stage "
+            "will write, name what that begins with: --vision_model_name_or_path openai/clip-vit-large-patch14 "
+            f"--model_name_or_path MODEL. Known without the Hub: {', '.join(KNOWN_CONFIGS)}."
+        ) from error
+
+
+def estimate(
+    valley_args: ValleyArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    num_gpus: int = 8,
+    num_frames: int = 8,
+    text_tokens: int = 256,
+) -> Estimate:
+    """
+    Memory and arithmetic of a recipe in which every row has one clip.
+
+    Args:
+        valley_args ([`ValleyArguments`]), training_args (`trl.SFTConfig`), model_args (`trl.ModelConfig`):
+            The recipe, see [`read_recipe`].
+        num_gpus (`int`, *optional*, defaults to 8):
+            Processes, each on a GPU of its own.
+        num_frames (`int`, *optional*, defaults to 8):
+            Frames of a clip.
+        text_tokens (`int`, *optional*, defaults to 256):
+            Positions of a row that hold no feature, as many as `max_length` leaves. Half of them are learnt.
+
+    Raises:
+        ValueError: if the model has no config, nothing trains, a clip is longer than `max_length`, or what the
+            optimizer holds is not known.
+    """
+    config = read_model_config(valley_args, model_args)
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    longest = training_args.max_length or patches + num_frames + text_tokens
+    text_tokens = min(text_tokens, longest - patches - num_frames)
+    if text_tokens < 2:
+        raise ValueError(
+            f"max_length={longest} leaves no room for text beside a clip of {patches} + {num_frames} positions. Raise "
+            "max_length, or estimate with fewer frames."
+        )
+    rows = training_args.per_device_train_batch_size
+    batch = rows, num_frames, text_tokens
+    half = torch.bfloat16 if training_args.bf16 or training_args.fp16 else None
+    states = _state_bytes(training_args.optim.value)
+
+    model = _build(config, valley_args, model_args)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")  # which says what a tensor would be and holds nothing
+        _base(model).tie_weights()
+        parameters = _count(model)
+        trained = sum(part.trained for part in parameters.values())
+        stored = _bytes(model, model_args)
+        gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        activations = [_run(model, batch, recompute, half) for recompute in (True, False)]
+        flops, recompute_flops = _count_flops(model, batch, half)
+        if half is not None:  # DeepSpeed casts the whole model
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(half)
+        cast_activations = [_run(model, batch, recompute, None) for recompute in (True, False) if num_gpus > 1]
+        cast = _bytes(model, model_args)
+
+    # DDP copies gradients into buckets (torch: DistributedDataParallel, `gradient_as_bucket_view`).
+    buckets = gradients if num_gpus > 1 else 0
+    own_states = states * gradients / 4  # in the precision of the weights
+    memory = {"DDP" if num_gpus > 1 else "one GPU": Memory(stored, gradients, own_states, buckets, *activations)}
+    is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    for stage in (1, 2, 3) if num_gpus > 1 else ():
+        if stage == 3 and is_quantized:  # bitsandbytes' weights are not spread
+            continue
+        memory[f"ZeRO-{stage}"] = Memory(
+            cast / (num_gpus if stage == 3 else 1),
+            # As in DeepSpeed's `estimate_zero2_model_states_mem_needs`: those of the pass, and their part in float32.
+            # Stage 3 takes the latter in pieces (`sub_group_size`).
+            2 * trained / (1 if stage == 1 else num_gpus)
+            + 4 * min(trained / num_gpus, 1e9 if stage == 3 else math.inf),
+            (4 + states) * trained / num_gpus,  # float32 weights, too
+            # DeepSpeed's `reduce_bucket_size`, and in stage 3 a second one, as communication overlaps there, and the
+            # weights that are gathered at a time (`stage3_max_live_parameters`).
+            2 * min(5e8, trained) + (2 * min(5e8, trained) + min(2e9, cast) if stage == 3 else 0),
+            *cast_activations,
+        )
+    accumulated = training_args.gradient_accumulation_steps
+    return Estimate(
+        parameters=parameters,
+        memory=memory,
+        positions=(patches, num_frames, text_tokens),
+        rows_per_gpu=rows,
+        rows_per_step=rows * accumulated * num_gpus,
+        flops=flops * accumulated,
+        recompute_flops=recompute_flops * accumulated,
+        recompute=training_args.gradient_checkpointing,
+    )
+
+
+def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: ModelConfig) -> nn.Module:
+    """The model as `examples/sft.py` trains it."""
+    dtype = torch.float32 if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
+    peft_config = get_peft_config(model_args)
+    with torch.device("meta"):
+        model = ValleyForConditionalGeneration._from_config(config, dtype=dtype)
+        if peft_config is None:
+            set_trainable(model, valley_args.trainable_modules)
+            return model
+        model = get_peft_model(model, peft_config)
+    is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL trains in bfloat16 beside quantized weights
+            parameter.data = parameter.data.to(torch.bfloat16 if is_quantized else torch.float32)
+    return model
+
+
+def _base(model: nn.Module) -> ValleyForConditionalGeneration:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _count(model: nn.Module) -> dict[str, Parameters]:
+    """Weights of each part, adapters among those of the part that they are in."""
+    parts = ("vision_tower", "temporal_module", "multi_modal_projector", "language_model", "lm_head")
+    counts = {}
+    for part in parts:
+        # peft keeps the weights that a module trained whole began with
+        found = [p for n, p in model.named_parameters() if part in n.split(".") and "original_module" not in n]
+        counts[part] = Parameters(sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad))
+    return counts
+
+
+def _bytes(model: nn.Module, model_args: ModelConfig) -> float:
+    """Bytes of all weights and buffers. bitsandbytes takes the frozen matrices of the decoder in fewer bits."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return total
+    # Four bits come with a float32 scale for each 64 weights (QLoRA, arXiv 2305.14314), or an 8-bit one.
+    scale = 1 / 64 + 4 / (64 * 256) if model_args.use_bnb_nested_quant else 4 / 64
+    wanted = 0.5 + scale if model_args.load_in_4bit else 1
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not any(part in f"{name}." for part in NEVER_QUANTIZED):
+            if not module.weight.requires_grad:
+                total += module.weight.numel() * (wanted - module.weight.element_size())
+    return total
+
+
+def _state_bytes(optimizer: str) -> float:
+    """Bytes that an optimizer keeps for each weight of float32."""
+    if "8bit" in optimizer and "adamw" in optimizer:
+        return 2
+    if optimizer.startswith("adamw"):
+        return 8
+    raise ValueError(f"What optim={optimizer!r} holds per weight is not known here; known are those of AdamW.")
+
+
+class _PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors which are made under it take at a time."""
+
+    def __init__(self, known: Iterable[torch.Tensor]):
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.storages:
+                storage = tensor.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return result
+
+    def _forget(self, storage: int, num_bytes: int):
+        self.storages.discard(storage)
+        self.live -= num_bytes
+
+
+def _run(model: nn.Module, batch: tuple[int, int, int], recompute: bool, autocast: torch.dtype | None) -> int:
+    """Bytes that one step adds to weights, gradients and optimizer, at its peak."""
+    if recompute:
+        model.gradient_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_disable()
+    model.train()
+    # Gradients are counted elsewhere: each is gone as soon as it is there.
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+    with _PeakMemory([*model.parameters(), *model.buffers()]) as memory:
+        _forward(model, batch, autocast).backward()
+    for hook in hooks:
+        hook.remove()
+    return memory.peak
+
+
+def _count_flops(model: nn.Module, batch: tuple[int, int, int], autocast: torch.dtype | None) -> tuple[int, int]:
+    """Operations of a step in which nothing is recomputed, and of one pass through the language model's layers."""
+    addmm_ = {torch.ops.aten.addmm_: lambda self, a, b, **_: 2 * a[0] * a[1] * b[1]}  # TRL's head sums in place
+    model.gradient_checkpointing_disable()
+    before_and_after = []
+    decoder = _base(model).model.language_model
+    with FlopCounterMode(display=False, custom_mapping=addmm_) as counter:
+        hooks = [
+            register(lambda *_: before_and_after.append(counter.get_total_flops()))
+            for register in (decoder.register_forward_pre_hook, decoder.register_forward_hook)
+        ]
+        _forward(model, batch, autocast).backward()
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+    before, after = before_and_after
+    return counter.get_total_flops(), after - before
+
+
+def _forward(model: nn.Module, batch: tuple[int, int, int], autocast: torch.dtype | None) -> torch.Tensor:
+    """The loss of rows of one clip each. No value is looked at, for there is none."""
+    rows, num_frames, text_tokens = batch
+    size = model.config.vision_config.image_size
+    frames = torch.empty(rows, num_frames, 3, size, size)
+    tokens = torch.empty(rows, text_tokens, dtype=torch.long)
+    labels = torch.empty(rows * (text_tokens // 2), dtype=torch.long)
+    base = _base(model)
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        clips = base.get_video_features(frames).pooler_output
+        embeds = base.get_input_embeddings()(tokens)
+        embeds = torch.cat([torch.stack(clips).to(embeds.dtype), embeds], dim=1)
+        hidden = base.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        learnt = hidden[:, -(text_tokens // 2) :].flatten(0, 1)
+        head = base.lm_head.weight, None, labels, 1.0, 32768, None, 1.0, ("entropy", "is_top1")  # as in SFTTrainer
+        return -ChunkedLogProbFunction.apply(learnt, *head)[0].sum()
+
+
+def format_estimate(
+    found: Estimate, gpu: str, memory: float | None = None, utilization: float = 0.4, rows: int = 100_000
+) -> str:
+    """
+    An estimate as text, its tables in Markdown.
+
+    Args:
+        found ([`Estimate`]):
+            What to show.
+        gpu (`str`):
+            A name in `GPUS`.
+        memory (`float`, *optional*):
+            GiB of the GPU, where they are not those in `GPUS`.
+        utilization (`float`, *optional*, defaults to 0.4):
+            Share of the GPU's peak arithmetic that training reaches: an assumption. Layers that are recomputed count
+            as work.
+        rows (`int`, *optional*, defaults to 100000):
+            Of an epoch.
+    """
+    memory = memory or GPUS[gpu].memory
+    patches, frames, text = found.positions
+    lines = ["| part | weights | trained |", "| --- | ---: | ---: |"]
+    lines += [f"| {part} | {count.total:,} | {count.trained:,} |" for part, count in found.parameters.items()]
+    totals = [sum(column) for column in zip(*found.parameters.values(), strict=True)]
+    lines += [f"| all | {totals[0]:,} | {totals[1]:,} |", ""]
+
+    lines.append(
+        f"A row: {patches} + {frames} positions of a clip of {frames} frames, and {text} of text. "
+        f"{found.rows_per_gpu} on a GPU at a time, {found.rows_per_step} in a step."
+    )
+    lines += [
+        "",
+        "GiB on each GPU, with the activations of the language model's layers recomputed (`gradient_checkpointing`) "
+        f"or kept. What fits takes at most 90% of {memory:g} GiB.",
+        "",
+    ]
+    columns = ("weights", "gradients", "optimizer", "buffers", "activations", "sum", "fits")
+    lines += ["| launcher | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for launcher, use in found.memory.items():
+        sums = [use.total(recompute) / GIB for recompute in (True, False)]
+        cells = [f"{part / GIB:.1f}" for part in use[:4]]
+        cells.append(f"{use.recomputed / GIB:.1f} or {use.kept / GIB:.1f}")
+        cells.append(" or ".join(f"{total:.1f}" for total in sums))
+        cells.append(" or ".join("yes" if total <= 0.9 * memory else "no" for total in sums))
+        lines.append(f"| {launcher} | " + " | ".join(cells) + " |")
+
+    work = found.flops + (found.recompute_flops if found.recompute else 0)
+    seconds = work / (GPUS[gpu].flops * utilization)
+    hours = rows / found.rows_per_step * seconds / 3600
+    lines += [
+        "",
+        f"A step: {found.flops / 1e12:.1f} TFLOP on each GPU"
+        + (f", and {found.recompute_flops / 1e12:.1f} of layers recomputed" if found.recompute else "")
+        + f". At {utilization:.0%} of the {GPUS[gpu].flops / 1e12:g} TFLOP/s of a {gpu}, which is an assumption: "
+        f"{seconds:.2f} s, and {hours:.1f} hours for {rows:,} rows.",
+    ]
+    return "\n".join(lines)
+
+
+__all__ = [
+    "GPU",
+    "GPUS",
+    "KNOWN_CONFIGS",
+    "Estimate",
+    "Memory",
+    "Parameters",
+    "estimate",
+    "format_estimate",
+    "read_model_config",
+    "read_recipe",
+]
