@@ -298,6 +298,17 @@ class ValleyModel(ValleyPreTrainedModel):
         names = "|".join(map(re.escape, dropped))
         self._keys_to_ignore_on_load_unexpected = [rf"vision_tower\.(vision_model\.)?({names})\."] if dropped else None
 
+    def train(self, mode: bool = True) -> "ValleyModel":
+        """As in any module, but a frozen vision tower stays in evaluation mode.
+
+        So no dropout or stochastic depth of its config blurs what it sees, and gradient checkpointing passes it by:
+        what has no backward pass needs nothing kept to run it again.
+        """
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            self.vision_tower.eval()
+        return self
+
     @can_return_tuple
     @select_hidden_states(lambda model: [model.vision_feature_index])
     @auto_docstring(custom_intro="Features of images, ready to be placed into the prompt.")

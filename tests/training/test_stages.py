@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, QuantoConfig, pipeline
+from transformers.models.clip.modeling_clip import CLIPMLP
+from transformers.models.llama.modeling_llama import LlamaMLP
 from trl import ModelConfig, SFTConfig, TrlParser
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
@@ -231,6 +233,23 @@ def test_quantization_of_any_method_is_passed_on_and_the_callers_stays_as_it_is(
         assert passed.llm_int8_skip_modules == skipped and passed.load_in_8bit
         assert passed.llm_int8_skip_modules is not stages.NEVER_QUANTIZED
     assert before == (given if isinstance(given, dict) else given.to_dict())
+
+
+@pytest.mark.parametrize("config", ["stage1_align.yaml", "stage2_instruct.yaml", "stage2_lora.yaml"])
+def test_a_frozen_tower_runs_once_a_step_and_in_evaluation_mode(config, checkpoint, rows, tmp_path, monkeypatch):
+    modes = {"vision": [], "text": []}
+    for kind, mlp in (("vision", CLIPMLP), ("text", LlamaMLP)):
+
+        def forward(self, *args, modes=modes[kind], original=mlp.forward):
+            modes.append(self.training)
+            return original(self, *args)
+
+        monkeypatch.setattr(mlp, "forward", forward)
+    overrides = {"vision_model_name_or_path": "", "lora_r": 4, "max_steps": 1}
+    trainer = sft.main(arguments(config, checkpoint, rows, tmp_path / "out", **overrides))
+    assert trainer.args.gradient_checkpointing and trainer.optimizer.defaults["fused"]
+    assert modes["vision"] == [False] * 4  # two layers, for the clips and for the image
+    assert modes["text"] == [True] * 4  # two layers, each forward and once more for the backward pass
 
 
 def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):
