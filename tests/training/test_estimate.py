@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What `valley train estimate` says, against what a real run of the same recipe takes."""
 
+import functools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import sft
 import torch
 from clips import write_clip
+from test_docs import ROOT, tables
 from test_stages import CONFIGS, arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -22,11 +24,17 @@ from typer.testing import CliRunner
 from transformers_valley import ValleyConfig
 from transformers_valley.cli import app
 from transformers_valley.training import estimate as estimating
-from transformers_valley.training.estimate import GIB, estimate, format_estimate, read_model_config, read_recipe
+from transformers_valley.training.estimate import GIB, GPUS, estimate, format_estimate, read_model_config, read_recipe
 
 
 JOINED = ["--vision_model_name_or_path", "openai/clip-vit-large-patch14", "--model_name_or_path"]
 VICUNA = ["--config", str(CONFIGS / "stage2_instruct.yaml"), *JOINED, "lmsys/vicuna-13b-v1.5"]
+
+
+def table(page):
+    """Rows of the page's table of what recipes take."""
+    (found,) = (rows for rows in tables(ROOT / page) if rows[0][:2] == ["recipe", "language model"])
+    return found[1:]
 
 
 @pytest.fixture(scope="module")
@@ -215,12 +223,36 @@ def test_known_decoders_have_the_weights_they_are_named_after(name):
     assert billions == pytest.approx(next(size for part, size in expected.items() if part in name), abs=0.01)
 
 
+@functools.cache
+def estimate_once(recipe, model):
+    return estimate(*read_recipe(["--config", str(CONFIGS / f"{recipe}.yaml"), *JOINED, model]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", table("docs/how-to/train_both_stages.md"), ids=" ".join)
+def test_what_the_docs_say_a_recipe_takes(row):
+    recipe, model, launcher, gibibytes, seconds, hours = row
+    found = estimate_once(recipe, model)
+    assert found.memory[launcher].total(recompute=True) / GIB == pytest.approx(float(gibibytes), abs=0.5)
+    step = (found.flops + found.recompute_flops) / GPUS["A100-80GB"].flops / 0.4
+    assert step == pytest.approx(float(seconds), rel=0.02)
+    rows = 1_297_000 if recipe == "stage1_align" else 702_000
+    assert rows / found.rows_per_step * step / 3600 == pytest.approx(float(hours), rel=0.03)
+
+
 def test_the_command_prints_tables(checkpoint):
     command = ["train", "estimate", "--config", str(CONFIGS / "stage2_instruct.yaml")]
     command += ["--num-gpus", "2", "--gpu", "H100", "--frames", "2", "--rows", "1000", "--utilization", "0.5"]
     result = CliRunner().invoke(app, [*command, "--model_name_or_path", checkpoint])
     assert result.exit_code == 0, result.stderr
-    for word in ("| vision_tower |", "| DDP |", "| ZeRO-3 |", "4 + 2 positions", "hours for 1,000 rows", "assumption"):
+    for word in (
+        "| vision_tower |",
+        "| DDP |",
+        "| ZeRO-3 |",
+        "4 + 2 positions",
+        "minutes for 1,000 rows",
+        "assumption",
+    ):
         assert word in result.stdout
     assert "50% of the 989 TFLOP/s of a H100" in result.stdout
 

@@ -422,13 +422,14 @@ def format_estimate(
 
     work = found.flops + (found.recompute_flops if found.recompute else 0)
     seconds = work / (GPUS[gpu].flops * utilization)
-    hours = rows / found.rows_per_step * seconds / 3600
+    minutes = rows / found.rows_per_step * seconds / 60
+    duration = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
     lines += [
         "",
         f"A step: {found.flops / 1e12:.1f} TFLOP on each GPU"
         + (f", and {found.recompute_flops / 1e12:.1f} of layers recomputed" if found.recompute else "")
         + f". At {utilization:.0%} of the {GPUS[gpu].flops / 1e12:g} TFLOP/s of a {gpu}, which is an assumption: "
-        f"{seconds:.2f} s, and {hours:.1f} hours for {rows:,} rows.",
+        f"{seconds:.2f} s, and {duration} for {rows:,} rows.",
     ]
     return "\n".join(lines)
 
