@@ -16,6 +16,7 @@ from transformers_valley.data import load_rows
 from transformers_valley.training import (
     ValleyArguments,
     ValleyDataCollator,
+    cache_vision_features,
     check_arguments,
     check_launch,
     check_parts,
@@ -72,6 +73,8 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
     trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
     checkpoint = find_checkpoint(trainer)
+    if valley_args.cache_vision_features:
+        cache_vision_features(trainer, valley_args.cache_vision_features)
     watch(trainer, valley_args)  # last: the time that other callbacks take is no step's
     with explain_full_disk(training_args.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -362,6 +362,23 @@ class ValleyModel(ValleyPreTrainedModel):
             frames = torch.cat([clip[:count] for clip, count in zip(pixel_values_videos, num_frames, strict=True)])
         return self._encode_clips(frames, num_frames, **kwargs)
 
+    @select_hidden_states(lambda model: [model.vision_feature_index])
+    def encode_frames(self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """
+        What the vision tower alone makes of frames: as long as it is frozen, this can be kept and given again.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_frames, 3, height, width)`):
+                Images, or the frames of clips.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_frames, tokens, vision_hidden_size)`, the `last_hidden_state` of
+            `get_image_features` and `get_video_features`.
+        """
+        _check_pixels("pixel_values", pixel_values, ("num_frames", "3", "height", "width"))
+        chunks = list(pixel_values.split(self.config.vision_chunk_size))
+        return self._encode_frames(chunks, len(pixel_values), **kwargs).last_hidden_state
+
     def _encode_clips(
         self, frames: torch.Tensor, num_frames: list[int], **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
@@ -437,6 +454,23 @@ class ValleyModel(ValleyPreTrainedModel):
         if self.config.temporal_space == "vision":
             clips = self.multi_modal_projector(clips)
         return list(clips.split([num_patches + frames for frames in num_frames]))
+
+    def _pool_encoded(
+        self, frames: torch.Tensor, num_frames: torch.Tensor | list[int] | None
+    ) -> BaseModelOutputWithPooling:
+        """What the vision tower made of frames, which are of its own size, to one tensor per clip."""
+        if hasattr(self.multi_modal_projector.weight, "ds_id"):
+            raise ValueError("ZeRO-3 gathers weights in step on all processes: give pixels, not the tower's features.")
+        num_frames = None if num_frames is None else torch.as_tensor(num_frames).tolist()
+        if num_frames is None or sum(num_frames) != len(frames):
+            raise ValueError(
+                f"video_num_frames must tell how the {len(frames)} frames in mm_encoder_outputs are spread over their "
+                f"clips, got {num_frames}."
+            )
+        vision_config = self.config.vision_config
+        num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
+        clips = self._pool_clips(frames.to(self.multi_modal_projector.weight.device), num_patches, num_frames)
+        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=clips)
 
     @property
     def _visual_dtype(self) -> torch.dtype:
@@ -523,13 +557,19 @@ class ValleyModel(ValleyPreTrainedModel):
             Frames of each clip before padding; all of them when not given.
         mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
             Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
-            pixels.
+            pixels. Where they hold the tower's `last_hidden_state` alone, it is pooled and projected here; clips then
+            need `video_num_frames`. Not under DeepSpeed ZeRO-3.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         features = dict(mm_encoder_outputs or {})
         if features and (pixel_values is not None or pixel_values_videos is not None):
             raise ValueError("Give either pixels or mm_encoder_outputs, not both: both describe the same visuals.")
+        for modality, output in features.items():
+            if output is not None and output.get("pooler_output") is None:
+                frames = output["last_hidden_state"]
+                num_frames = [1] * len(frames) if modality == "image" else video_num_frames
+                features[modality] = self._pool_encoded(frames, num_frames)
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -720,7 +760,7 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             Frames of each clip before padding; all of them when not given.
         mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
             Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
-            pixels.
+            pixels; see [`ValleyModel`].
 
         Example:
 

@@ -157,11 +157,11 @@ class ValleyProcessor(ProcessorMixin):
         """
         counts = MultiModalData()
         if image_sizes is not None:
-            num_patches = self._num_patches(*_output_size(self.image_processor))
+            num_patches = self._num_patches(*output_size(self.image_processor))
             counts.num_image_tokens = [num_patches + 1] * len(image_sizes)
             counts.num_image_patches = [1] * len(image_sizes)
         if video_sizes is not None:
-            num_patches = self._num_patches(*_output_size(self.video_processor))
+            num_patches = self._num_patches(*output_size(self.video_processor))
             counts.num_video_tokens = [num_patches + frames for frames, _, _ in video_sizes]
         return counts
 
@@ -300,7 +300,7 @@ def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = Tr
     return text.rstrip()
 
 
-def _output_size(processor) -> tuple[int, int]:
+def output_size(processor: Any) -> tuple[int, int]:
     """(height, width) of what an image or video processor hands to the model."""
     size = processor.crop_size if processor.do_center_crop else processor.size
     if size.get("height") is None:
@@ -310,4 +310,4 @@ def _output_size(processor) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "trim_answer"]
+__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "output_size", "trim_answer"]

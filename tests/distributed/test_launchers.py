@@ -156,6 +156,15 @@ def test_zero3_equals_one_process(folder, one_process):
 
 
 @pytest.mark.slow
+def test_ddp_with_features_on_disk_equals_one_process(folder, one_process):
+    flags = ["--cache_vision_features", str(folder / "features")]
+    losses, saved = launch(folder, folder / "kept", "ddp_cpu", sft_flags=flags)
+    assert_equal_to_one_process(folder, one_process, losses, saved)
+    log = (folder / "kept" / "log.txt").read_text()
+    assert "features of 4 clips and images were added" in log and "features of 0 clips" in log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp_cpu", "zero3"])
 def test_a_trained_vision_tower_equals_one_process(folder, config):
     """Then chunks of frames have a backward pass too. Without activation checkpointing, for once."""

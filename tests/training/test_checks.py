@@ -80,6 +80,11 @@ OURS = [
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
     (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
     (STAGE2, {"padding_free": True}, "TRL's padding_free is for text only. Set pack_batches: true"),
+    (
+        STAGE2,
+        {"cache_vision_features": "kept", "streaming": True, "max_steps": 1},
+        "streamed rows are not known then: set streaming: false",
+    ),
     (STAGE2, {"use_liger_kernel": True}, "use_liger_kernel has no effect"),
     (STAGE2, {"activation_offloading": True}, "this run is on the CPU. Set gradient_checkpointing"),
     (STAGE2, {"eval_data": "held_out.json"}, "eval_strategy is 'no'.*Set eval_strategy: steps"),

@@ -6,13 +6,16 @@ from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
 from .checks import check_arguments, check_parts
 from .collator import ValleyDataCollator, prepare_rows
+from .features import FeatureCache, cache_vision_features
 from .launch import check_launch
 from .stages import ValleyArguments, load_model_and_processor, set_trainable
 
 
 __all__ = [
+    "FeatureCache",
     "ValleyArguments",
     "ValleyDataCollator",
+    "cache_vision_features",
     "check_arguments",
     "check_launch",
     "check_parts",

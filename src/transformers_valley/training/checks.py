@@ -35,6 +35,11 @@ def check_arguments(valley_args, training_args, model_args) -> None:
     if os.path.exists(training_args.output_dir) and not os.path.isdir(training_args.output_dir):
         raise ValueError(f"output_dir={training_args.output_dir!r} is a file. Name a folder; it is made if need be.")
     _check_model_type(valley_args, model_args)
+    if valley_args.cache_vision_features and valley_args.streaming:
+        raise ValueError(
+            "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
+            "known then: set streaming: false, or leave it out."
+        )
     _check_options(training_args)
     _check_evaluation(valley_args, training_args)
 

@@ -28,6 +28,7 @@ from ..configuration_valley import SPECIAL_TOKENS
 from ..data.decode import BadSampleError, decode_row
 from ..data.lengths import LENGTH, add_lengths, clip_tokens, describe_long_rows, image_tokens
 from ..processing_valley import ValleyProcessor
+from .features import FeatureCache
 
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,11 @@ class ValleyDataCollator:
             Join the rows of a batch into one instead of padding them, see below.
         pad_to_multiple_of (`int`, *optional*):
             Of the padded length.
+
+    Attributes:
+        features ([`FeatureCache`], *optional*):
+            Where what the vision tower makes of visuals is read from instead of decoding them; set by
+            [`cache_vision_features`].
 
     Raises:
         ValueError: if an argument makes no sense, `max_length` holds no visual, or too many rows are bad.
@@ -125,6 +131,7 @@ class ValleyDataCollator:
             chat_template=None if marked else get_training_chat_template(processor),
         )
         self._visual_ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+        self.features: FeatureCache | None = None
         # Rows read and bad ones, a line for each worker: shared, because workers end with an epoch.
         self._counts = torch.zeros(MOST_WORKERS, 2, dtype=torch.int64).share_memory_()
         self._known_bad: set[int] = set()
@@ -156,6 +163,8 @@ class ValleyDataCollator:
               learnt.
             - `pixel_values` (images, 3, H, W), `pixel_values_videos` (clips, T max, 3, H, W) float32 and
               `video_num_frames` (clips,) int64, if there are any.
+            - with `features` in place of pixels `mm_encoder_outputs`: `last_hidden_state` (frames, tokens, D) under
+              `"image"` and `"video"`.
 
             With `padding_free`, of S tokens in all: `input_ids`, `labels`, `position_ids` (1, S) int64, where
             positions begin anew with each row; no `attention_mask`, whose absence tells attention to look at them;
@@ -177,7 +186,9 @@ class ValleyDataCollator:
         Raises:
             BadSampleError: if the row is bad.
         """
-        messages = decode_row(row, self.processor)
+        messages, features = (
+            (decode_row(row, self.processor), {}) if self.features is None else self.features.read_row(row)
+        )
         try:
             encoded = self._encode([{"messages": messages, "images": []}])
         except (ValueError, TemplateError) as error:
@@ -196,9 +207,10 @@ class ValleyDataCollator:
         if (labels[1:] == -100).all():
             where = "" if limit is None else f" within max_length={limit}"
             raise _bad(row, f"it holds no word{where} to learn from.")
-        return {"input_ids": ids, "labels": labels} | {
-            name: encoded[name] for name in ("pixel_values", *_VIDEO_INPUTS) if name in encoded
-        }
+        visuals = {name: encoded[name] for name in ("pixel_values", *_VIDEO_INPUTS) if name in encoded}
+        if features:
+            visuals = {name: visuals[name] for name in ("video_num_frames",) if name in visuals} | features
+        return {"input_ids": ids, "labels": labels} | visuals
 
     # --- bad rows ---
 
@@ -317,10 +329,14 @@ def _join_visuals(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
     batch = {}
     if images := [row["pixel_values"] for row in rows if "pixel_values" in row]:
         batch["pixel_values"] = torch.cat(images)
-    if with_clips := [row for row in rows if "video_num_frames" in row]:
+    if with_clips := [row for row in rows if "pixel_values_videos" in row]:
         clips = [clip for row in with_clips for clip in row["pixel_values_videos"]]
         batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
-        batch["video_num_frames"] = torch.cat([row["video_num_frames"] for row in with_clips])
+    if counts := [row["video_num_frames"] for row in rows if "video_num_frames" in row]:
+        batch["video_num_frames"] = torch.cat(counts)
+    kept = {modality: [row[modality] for row in rows if modality in row] for modality in ("image", "video")}
+    if kept := {modality: {"last_hidden_state": torch.cat(parts)} for modality, parts in kept.items() if parts}:
+        batch["mm_encoder_outputs"] = kept
     return batch
 
 

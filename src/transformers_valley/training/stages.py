@@ -61,6 +61,10 @@ class ValleyArguments:
     pack_batches: bool = field(
         default=False, metadata={"help": "Join the rows of a batch into one instead of padding them."}
     )
+    cache_vision_features: str | None = field(
+        default=None,
+        metadata={"help": "Folder to keep what the frozen vision tower makes of clips and images, for later epochs."},
+    )
     eval_data: list[str] = field(
         default_factory=list,
         metadata={"help": "JSON or JSONL files of held-out rows. Each has a loss of its own, named by the file."},

@@ -1,0 +1,335 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What a frozen vision tower makes of clips and images, kept on disk: it is the same in every epoch and every run.
+
+    DIR/SETTINGS/CO/NTENT.safetensors    "features" (frames, tokens, D) of one visual, read through a memory map
+    DIR/files/STAMP                      hash of a file's bytes, so that it is read once: STAMP is of path, size,
+                                         inode and times
+
+SETTINGS stands for the tower, its weights, the processor and the precision, CONTENT for the bytes of the file and the
+part of it that is shown. Both are hashes, so that what changes is made anew. Files appear whole, by renaming, so that
+several processes and runs can share a folder.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import SFTTrainer
+
+from ..data.decode import clip_of, decode_row, open_image
+from ..modeling_valley import ValleyModel
+from ..processing_valley import ValleyProcessor, output_size
+from ..video_decoding import SampledVideo
+from ..video_sources import VideoDecodeError
+
+
+def cache_vision_features(trainer: SFTTrainer, folder: str | os.PathLike) -> "FeatureCache":
+    """
+    Let a run read the features of its clips and images from disk. Those that are not there are made first, by all
+    processes together.
+
+    Args:
+        trainer (`trl.SFTTrainer`):
+            Not begun yet; its collator is a [`ValleyDataCollator`].
+        folder (`str`):
+            See [`FeatureCache`].
+
+    Raises:
+        ValueError: if features cannot be kept, see [`FeatureCache`].
+        OSError: if the disk is full.
+    """
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    cache = FeatureCache(folder, model.model, trainer.processing_class, autocast)
+    held_out = trainer.eval_dataset or {}
+    sets = [trainer.train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])]
+    counts = cache.fill(sets, args.device, args.dataloader_num_workers, (args.process_index, args.world_size))
+    # Also keeps a process from reading what another has not made yet.
+    made, unread = trainer.accelerator.reduce(torch.tensor(counts, device=args.device)).tolist()
+    if args.process_index == 0:
+        print(f"{cache.folder}: features of {made} clips and images were added, {unread} could not be read.")
+    trainer.data_collator.features = cache
+    return cache
+
+
+class FeatureCache:
+    """
+    The features of visuals on disk, for [`ValleyDataCollator`], which then decodes nothing.
+
+    Args:
+        folder (`str`):
+            Where they are kept; made if need be.
+        model ([`ValleyModel`]):
+            Whose vision tower is frozen.
+        processor ([`ValleyProcessor`]):
+            Of the model.
+        autocast (`torch.dtype`, *optional*):
+            Precision of the training, where it is not that of the weights.
+
+    Raises:
+        ValueError: if the vision tower is trained, ZeRO-3 spreads its weights, or the processor's pictures are not of
+            its size.
+        OSError: if the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model: ValleyModel,
+        processor: ValleyProcessor,
+        autocast: torch.dtype | None = None,
+    ):
+        if any(parameter.requires_grad for parameter in model.vision_tower.parameters()):
+            raise ValueError(
+                "The vision tower is trained, so its features change in every step and cannot be kept: leave out "
+                "cache_vision_features, or freeze the tower."
+            )
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "ZeRO-3 spreads the vision tower, and features cannot be kept: leave out cache_vision_features, or "
+                "launch with examples/accelerate/zero2.yaml."
+            )
+        self.size = (model.config.vision_config.image_size,) * 2
+        for part in (processor.image_processor, processor.video_processor):
+            if (size := output_size(part)) != self.size:
+                raise ValueError(
+                    f"Features can be kept of pictures in the vision tower's own size, {self.size}, and "
+                    f"{type(part).__name__} gives {size}: leave out cache_vision_features."
+                )
+        self.model, self.processor, self.autocast = model, processor, autocast
+        self.root = Path(folder)
+        self.folder = self.root / self._hash_settings()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise OSError(error.errno, f"cache_vision_features={folder}: no features can be kept there") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"model": None}  # a worker that is not forked only reads
+
+    def fill(
+        self,
+        sets: list[Dataset],
+        device: torch.device | str = "cpu",
+        num_workers: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> tuple[int, int]:
+        """
+        Make what is missing.
+
+        Args:
+            sets (`list[datasets.Dataset]`):
+                Rows of [`load_rows`].
+            device (`torch.device`, *optional*, defaults to `"cpu"`):
+                Where the vision tower goes, and stays.
+            num_workers (`int`, *optional*, defaults to 0):
+                Processes that decode.
+            part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`):
+                Number of this process, and of all: each takes its share.
+
+        Returns:
+            `tuple[int, int]`: how many visuals were added, and how many could not be read. The latter are bad samples
+            of the training, if it comes to them.
+
+        Raises:
+            ValueError: if a visual is no file.
+            OSError: if the disk is full.
+        """
+        visuals = list(dict.fromkeys(visual for rows in sets for row in rows for visual in _visuals_of(row)))
+        decoded = DataLoader(
+            _Visuals(self, visuals[part[0] :: part[1]]),
+            batch_size=None,
+            num_workers=num_workers,
+            generator=torch.Generator(),  # its own: the training's random numbers stay those of a run without
+        )
+        self.model.vision_tower.to(device).eval()
+        made = unread = 0
+        waiting: list[tuple[Path, torch.Tensor]] = []
+        for result in tqdm(decoded, desc="Vision features", disable=part[0] != 0):
+            if isinstance(result, VideoDecodeError):
+                unread += 1
+            elif result is not None:
+                waiting.append(result)
+                made += 1
+            if sum(len(pixels) for _, pixels in waiting) >= self.model.config.vision_chunk_size:
+                self._make(waiting, device)
+                waiting = []
+        self._make(waiting, device)
+        return made, unread
+
+    def _make(self, visuals: list[tuple[Path, torch.Tensor]], device: torch.device | str) -> None:
+        if not visuals:
+            return
+        frames = torch.cat([pixels for _, pixels in visuals]).to(device)
+        with torch.no_grad(), torch.autocast(frames.device.type, self.autocast, self.autocast is not None):
+            features = self.model.encode_frames(frames).cpu()
+        parts = features.split([len(pixels) for _, pixels in visuals])
+        for (path, _), part in zip(visuals, parts, strict=True):
+            _write(path, save({"features": part.contiguous()}))
+
+    def read_row(self, row: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        """
+        A row as [`decode_row`] gives it, with black pictures, and the features of what they stand for.
+
+        Returns:
+            `tuple`: messages; `"image"` and `"video"`, if there are any: (frames, tokens, D).
+
+        Raises:
+            BadSampleError: if a visual cannot be read.
+            ValueError: if it can be, and its features are missing all the same, or damaged.
+        """
+        found: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
+        try:
+            for visual in _visuals_of(row):
+                found[visual[0]].append(_read(self.path_of(visual)))
+        except (FileNotFoundError, VideoDecodeError) as error:
+            decode_row(row, self.processor)  # which says what is wrong with the row
+            raise ValueError(
+                f"The features of row {row.get('id')!r} of {row.get('source')!r} are not in {self.folder}, and they "
+                "were there, or made, before the first step. All machines must see the same folder, and nothing may "
+                "be deleted in it meanwhile. Start again: what is missing is made."
+            ) from error
+        clips = iter(found["video"])
+        messages = [
+            {"role": message["role"], "content": [self._blank(block, clips) for block in message["content"]]}
+            for message in row["messages"]
+        ]
+        return messages, {modality: torch.cat(parts) for modality, parts in found.items() if parts}
+
+    def _blank(self, block: dict[str, Any], clips: Iterator[torch.Tensor]) -> dict[str, Any]:
+        picture = torch.zeros(3, *self.size, dtype=torch.uint8)
+        if block["type"] == "image":
+            return {"type": "image", "image": picture}
+        if block["type"] == "video":
+            frames = picture.expand(len(next(clips)), -1, -1, -1)
+            return {"type": "video", "video": SampledVideo(frames, None, {"total_num_frames": len(frames)})}
+        return {"type": "text", "text": block["text"]}
+
+    def pixels_of(self, visual: tuple) -> torch.Tensor:
+        """What the model sees of a visual: (frames, 3, H, W) float32."""
+        modality, *clip = visual
+        if modality == "image":
+            return self.processor.image_processor(open_image(clip[0]), return_tensors="pt")["pixel_values"]
+        sampled = self.processor.video_processor.sample(dict(zip(("path", "start", "end"), clip, strict=True)))
+        return self.processor.video_processor(sampled, return_tensors="pt")["pixel_values_videos"][0]
+
+    def path_of(self, visual: tuple) -> Path:
+        """Where the features of a visual are, or will be. Raises `VideoDecodeError` if it cannot be read."""
+        modality, source, *span = visual
+        name = _hash(f"{modality} {self._hash_content(source)} {span}")
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
+
+    def _hash_settings(self) -> str:
+        processors = self.processor.image_processor, self.processor.video_processor
+        described = [part.to_dict() for part in (self.model.config.vision_config, *processors)]
+        for part in described:
+            for name in ("_name_or_path", "auto_map", "transformers_version"):
+                part.pop(name, None)
+        described += [self.model.vision_feature_index, str(self.autocast)]
+        digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
+        for name, weight in self.model.vision_tower.state_dict().items():
+            digest.update(f"{name} {weight.dtype}".encode())
+            digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _hash_content(self, source: str) -> str:
+        if source.startswith("data:"):
+            return _hash(source)
+        try:
+            if os.path.isdir(source):  # a folder of frames
+                names = sorted(os.listdir(source))
+                return _hash("\n".join(f"{name} {self._hash_content(os.path.join(source, name))}" for name in names))
+            status = os.stat(source)
+            seen = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            stamp = self.root / "files" / _hash(f"{os.path.abspath(source)} {seen}")
+            if stamp.exists() and re.fullmatch("[0-9a-f]{32}", found := stamp.read_text()):
+                return found
+            digest = hashlib.blake2b(digest_size=16)
+            with open(source, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise VideoDecodeError(source, str(error)) from error
+        _write(stamp, digest.hexdigest().encode())
+        return digest.hexdigest()
+
+
+class _Visuals(torch.utils.data.Dataset):
+    """Of each visual: where its features go, and its pixels; the error if it cannot be read; `None` if it is there."""
+
+    def __init__(self, cache: FeatureCache, visuals: list[tuple]):
+        self.cache, self.visuals = cache, visuals
+
+    def __len__(self) -> int:
+        return len(self.visuals)
+
+    def __getitem__(self, index: int) -> tuple[Path, torch.Tensor] | VideoDecodeError | None:
+        visual = self.visuals[index]
+        try:
+            path = self.cache.path_of(visual)
+            return None if path.exists() else (path, self.cache.pixels_of(visual))
+        except VideoDecodeError as error:
+            return error
+
+
+def _visuals_of(row: dict[str, Any]) -> Iterator[tuple]:
+    """`("image", source)` and `("video", source, start, end)` of a row, in their order."""
+    images = iter(row.get("images") or [])
+    for message in row["messages"]:
+        for block in message["content"]:
+            if block["type"] == "text":
+                continue
+            visual = ("video", *clip_of(block).values()) if block["type"] == "video" else ("image", next(images, None))
+            if not isinstance(visual[1], str) or visual[1].startswith(("http://", "https://")):
+                raise ValueError(
+                    f"Row {row.get('id')!r} of {row.get('source')!r} shows {str(visual[1])[:200]!r}, and features are "
+                    "kept of files only. Download it, or leave out cache_vision_features."
+                )
+            yield visual
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _read(path: Path) -> torch.Tensor:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("features")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and start again, it will be made anew.") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file that is there wholly or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(data)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException as error:
+            os.unlink(file.name)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                message = f"no space for features, of which this one takes {len(data) / 1e6:.1f} MB"
+                raise OSError(error.errno, message, str(path)) from error
+            raise
+
+
+__all__ = ["FeatureCache", "cache_vision_features"]
