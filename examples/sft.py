@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
             "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
         )
     else:  # peft keeps adapters in float32; what is trained whole beside them has to be, too
-        for name in peft_config.modules_to_save or []:
-            model.base_model.get_submodule(name).float()
+        for name, module in model.named_modules():
+            if name.endswith(tuple(peft_config.modules_to_save or [])):
+                module.float()
 
     rows = prepare_rows(rows, processor, valley_args, training_args)
     training_args.remove_unused_columns = False  # the collator reads which row it is
@@ -73,9 +74,9 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     # The card of this run in place of TRL's generic one, in the output folder and on the Hub.
     trainer.create_model_card = partial(write_training_card, trainer, valley_args, model_args)
     checkpoint = find_checkpoint(trainer)
+    watch(trainer, valley_args)  # the last to add callbacks: the time that others take is no step's
     if valley_args.cache_vision_features:
         cache_vision_features(trainer, valley_args.cache_vision_features)
-    watch(trainer, valley_args)  # last: the time that other callbacks take is no step's
     with explain_full_disk(training_args.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()

@@ -2,6 +2,7 @@
 """What a run tells of itself: in its log entries, its sample answers, its table and its picture."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import sft
 import torch
 from clips import write_clip
+from matplotlib.figure import Figure
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from test_stages import arguments
@@ -22,6 +24,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from transformers_valley.data import load_rows
+from transformers_valley.data.decode import BadSampleError
 from transformers_valley.training import callbacks
 from transformers_valley.training.callbacks import (
     answer_row,
@@ -67,6 +70,11 @@ def rows(tmp_path_factory):
     return file
 
 
+def _with_bad(records, *bad):
+    """Records of which some show a clip that is not there."""
+    return [record | {"video": "gone.mp4"} if number in bad else record for number, record in enumerate(records)]
+
+
 def train(checkpoint, rows, out, config="stage2_instruct.yaml", **overrides):
     flags = arguments(config, checkpoint, rows, out)
     for name, value in overrides.items():
@@ -88,9 +96,13 @@ def run(checkpoint, rows, tmp_path_factory):
     (bad / "rank1.jsonl").write_text('{"id": "c"}\n')
     other = out / "other.json"
     other.write_text(json.dumps(json.loads(rows.read_text())[:2]))
+    spoilt = out / "spoilt.json"
+    spoilt.write_text(json.dumps(_with_bad(json.loads(rows.read_text()), 3)))
     options = {"num_train_epochs": 2, "learning_rate": 1e-3, "report_to": "tensorboard"}
     options |= {"eval_data": [rows, other], "eval_strategy": "steps", "eval_steps": 2}
-    return train(checkpoint, rows, out, preview_steps=3, num_previews=2, **options)
+    options |= {"on_bad_sample": "skip", "max_bad_share": 1}
+    (out / "previews.jsonl").write_text("{}\n")  # of an earlier run, as the bad samples
+    return train(checkpoint, spoilt, out, preview_steps=3, num_previews=2, **options)
 
 
 # --- Log entries ---
@@ -100,7 +112,7 @@ def test_every_log_entry_of_a_step_says_how_fast_it_was(run):
     for entry in steps(run):
         assert entry.keys() >= MEASURED | {"loss", "grad_norm", "learning_rate", "num_tokens", "epoch"}
         assert entry["tokens_per_second"] > 0 and entry["clips_per_second"] > 0 and entry["memory_gib"] > 0.1
-        assert 0 < entry["padding_share"] < 1 and 0 < entry["data_wait_share"] < 1
+        assert 0 <= entry["padding_share"] < 1 and 0 < entry["data_wait_share"] < 1
     others = [entry for entry in run.state.log_history if "loss" not in entry]
     assert not any(MEASURED & entry.keys() for entry in others)
 
@@ -134,7 +146,7 @@ def test_tokens_and_clips_and_padding_are_counted(checkpoint, rows, tmp_path, pr
 
 
 def test_rows_packed_without_a_mask_have_no_padding(model):
-    monitor = callbacks.RunMonitor()
+    monitor = callbacks.RunMonitor(None)
     batch = {"input_ids": torch.zeros(1, 30), "position_ids": torch.zeros(1, 30), "video_num_frames": torch.ones(3)}
     monitor._count_batch(model.train(), (), batch)
     monitor._count_batch(model.eval(), (), batch)  # an evaluation is not counted
@@ -180,18 +192,23 @@ def test_time_is_told_apart(checkpoint, rows, tmp_path, monkeypatch):
     assert seconds == pytest.approx([11, 8, 8, 5])
 
 
-def test_bad_samples_are_counted_and_their_share_is_that_of_the_rows_so_far(run):
-    assert [entry["bad_samples"] for entry in steps(run)] == [3] * 4
-    assert [entry["bad_sample_share"] for entry in steps(run)] == [3 / 4, 3 / 8, 3 / 12, 3 / 16]
+def test_bad_samples_of_this_run_are_counted_and_their_share_is_that_of_the_rows_read(run):
+    """One of eight in each of two epochs of two steps; the loader is a batch ahead, and ten held-out rows are read."""
+    counts = [entry["bad_samples"] for entry in steps(run)]
+    assert counts == sorted(counts) and counts[1] == 1 and counts[-1] == 2
+    assert steps(run)[-1]["bad_sample_share"] == 2 / (2 * 8 + 10)
+    written = Path(run.args.output_dir, "bad_samples", "rank0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in written] == ["row-3"] * 2  # and no longer those of an earlier run
 
 
-def test_bad_samples_are_seen_as_they_come(tmp_path):
-    monitor, file = callbacks.RunMonitor(), tmp_path / "rank0.jsonl"
-    assert monitor._count_bad_samples(tmp_path / "none yet") == 0
-    for number in (1, 2):
-        with file.open("a") as lines:
-            lines.write("{}\n")
-        assert monitor._count_bad_samples(tmp_path) == number
+def test_a_row_that_cannot_be_read_gets_no_sample_answers(checkpoint, rows, tmp_path):
+    spoilt = tmp_path / "spoilt.json"
+    spoilt.write_text(json.dumps(_with_bad(json.loads(rows.read_text()), 0, 4)))
+    options = {"preview_data": spoilt, "num_previews": 2, "max_steps": 1}
+    with pytest.raises(BadSampleError, match="Row 'row-0' of 'spoilt' cannot be trained on: .*gone.mp4"):
+        train(checkpoint, rows, tmp_path / "raise", **options)
+    trainer = train(checkpoint, rows, tmp_path / "skip", on_bad_sample="skip", **options)
+    assert [line["question"] for line in previews(trainer)] == ["Question 1?", "Question 5?"] * 2
 
 
 def test_every_evaluation_file_has_values_of_its_own(run):
@@ -255,7 +272,7 @@ def test_sample_answers_do_not_change_the_run(checkpoint, rows, tmp_path, config
 
 
 def test_answering_leaves_the_mode_and_the_random_numbers_as_they_were(model, processor, rows):
-    row = load_rows([rows])[0]
+    (row,) = pick_rows(load_rows([rows]), 1, processor)
     model.gradient_checkpointing_enable()
     for training in (True, False):
         model.train(training)
@@ -274,15 +291,16 @@ def test_only_the_first_question_is_asked(model, processor, rows, tmp_path):
         {"role": "assistant", "content": [{"type": "text", "text": "Two."}]},
     ]
     (tmp_path / "rows.json").write_text(json.dumps([{"messages": messages}]))
-    answer = answer_row(model, processor, load_rows([tmp_path / "rows.json"])[0])
+    (row,) = pick_rows(load_rows([tmp_path / "rows.json"]), 1, processor)
+    answer = answer_row(model, processor, row)
     assert (answer["question"], answer["reference"]) == ("First?", "One.")
 
 
-def test_rows_are_spread_over_the_files(rows):
+def test_rows_are_spread_over_the_files(rows, processor):
     data = load_rows([rows, rows])
-    asked = [row["messages"][0]["content"][-1]["text"] for row in pick_rows(data, 4)]
+    asked = [row["messages"][0]["content"][-1]["text"] for row in pick_rows(data, 4, processor)]
     assert asked == ["Question 0?", "Question 4?"] * 2
-    assert len(pick_rows(data, 100)) == 16
+    assert len(pick_rows(data, 100, processor)) == 16
 
 
 def test_an_answer_cannot_move_the_cursor():
@@ -342,6 +360,17 @@ def test_the_run_is_drawn(run):
 def test_a_run_that_was_stopped_after_one_step_is_drawn(tmp_path):
     draw_training([{"loss": 1.0, "learning_rate": 0.0, "step": 1}], tmp_path / "training.png")
     assert (tmp_path / "training.png").exists()
+
+
+def test_a_fall_at_the_beginning_does_not_flatten_the_rest(tmp_path, monkeypatch):
+    losses = [2 + 8 * math.exp(-step / 50) for step in range(10_000)]
+    assert smooth(losses)[0] > 7
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes[0].get_ylim()[1]))
+    entries = [{"loss": loss, "learning_rate": 0.0, "step": step} for step, loss in enumerate(losses, start=1)]
+    draw_training(entries, tmp_path / "training.png")
+    draw_training(entries[:50], tmp_path / "training.png")
+    assert drawn[0] < 3 and drawn[1] > 9
 
 
 @pytest.mark.parametrize("length", [1, 2, 30, 1000])

@@ -26,6 +26,13 @@ def folder(checkpoint, tmp_path_factory):
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "Bars."}]
     for name, number in (("none", 0), ("one", 1), ("three", 3), ("rows", 4), ("held_out", 4)):
         (folder / f"{name}.json").write_text(json.dumps([{"video": clip, "conversations": turns}] * number))
+    short, long = ([*turns[:1], {"from": "gpt", "value": "Bars. " * n}] for n in (1, 50))
+    pair = [{"id": str(index), "video": clip, "conversations": turns} for index, turns in enumerate((short, long))]
+    (folder / "one_long.json").write_text(json.dumps(pair))
+    many = [{"from": "human", "value": "What? " * 30 + "<video>"}, turns[1]]
+    (folder / "many_clips.json").write_text(json.dumps([pair[0], {**pair[1], "id": "many", "conversations": many}]))
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
     (folder / "again").mkdir()
     shutil.copy(folder / "rows.json", folder / "again")
 
@@ -63,18 +70,22 @@ OURS = [
     # rows
     (STAGE2, {"data": "none.json"}, "There are no rows in"),
     (STAGE2, {"data": "one.json"}, "There is 1 row of data.*name its file twice"),
+    (STAGE2, {"data": "one.json", "streaming": True, "max_steps": 9}, "There is 1 row of data"),
+    (STAGE2, {"data": "one_long.json", "max_length": 60, "on_long_row": "drop"}, "There is 1 row of data"),
+    (STAGE2, {"data": "many_clips.json", "max_length": 60}, "of 1 of 2 rows reach beyond max_length=60.*row 'many'"),
     (
         STAGE2,
         {"data": "three.json", "dataloader_drop_last": True},
         "There are 3 rows, and dataloader_drop_last drops them all.*1 processes take 4",
     ),
     # processor
-    (STAGE2, {"max_length": 9}, "max_length=9 has no room for a visual and words: 1 frame alone takes 9 tokens"),
+    (STAGE2, {"max_length": 9}, "max_length=9 has no room for a visual and a word.*clip of 1 frame 9"),
     (STAGE2, {"model_name_or_path": "no_pad"}, "has no pad token.*Set processor.tokenizer.pad_token"),
     (STAGE2, {"model_name_or_path": "other_tokenizer"}, "tokenizer has 415 tokens, the model embeds 400"),
     (STAGE2, {"model_name_or_path": "other_ids"}, "processor is that of another model: its video_token_id is 390"),
     # checkpoints
     (STAGE2, {"model_name_or_path": "llama"}, "of type 'llama', expected a Valley.*vision_model_name_or_path"),
+    (STAGE2, {"model_name_or_path": "adapter"}, "is a LoRA adapter. To train on from it, merge it"),
     (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
     # options
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
@@ -142,8 +153,8 @@ def test_more_processes_than_rows():
         world_size, per_device_train_batch_size, dataloader_drop_last = 4, 1, False
 
     with pytest.raises(ValueError, match="There are 3 rows for 4 processes.*at most 3 processes"):
-        checks._check_number_of_rows(3, Arguments)
-    checks._check_number_of_rows(4, Arguments)
+        checks.check_number_of_rows(3, Arguments)
+    checks.check_number_of_rows(4, Arguments)
 
 
 def test_a_best_model_goes_by_the_loss_of_one_file(folder):

@@ -254,7 +254,9 @@ def test_a_long_row_is_dropped(processor, media):
 def test_max_length_holds_a_visual(processor):
     image = image_tokens(processor)
     assert image == NUM_PATCHES + 5
-    with pytest.raises(ValueError, match=f"max_length={image} holds no visual.*an image takes {image} tokens"):
+    with pytest.raises(
+        ValueError, match=f"max_length={image} has no room for a visual.*an image takes {image} tokens"
+    ):
         ValleyDataCollator(processor, max_length=image)
     ValleyDataCollator(processor, max_length=image + 1)
 

@@ -2,10 +2,15 @@
 import shutil
 import sys
 import sysconfig
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
+from accelerate.utils import HfDeepSpeedConfig
 from trl import SFTConfig
 
+from transformers_valley.training import launch
 from transformers_valley.training.launch import check_launch, missing_build_tools
 
 
@@ -36,6 +41,8 @@ def test_one_process_in_place_of_several_is_refused(args, monkeypatch):
     """The environment that `accelerate launch --cpu --num_processes 2` makes."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     check_launch(args)
+    monkeypatch.setenv("MASTER_ADDR", "node1")  # of a scheduler
+    check_launch(args)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(ValueError, match="asked for several processes and started one.*ddp_cpu.yaml"):
         check_launch(args)
@@ -48,7 +55,21 @@ def test_what_deepspeed_lacks_is_named(args, monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     check_launch(args)  # nothing is compiled without DeepSpeed
     args.deepspeed_plugin = object()
-    with pytest.raises(RuntimeError, match=r"lacks ninja, a C\+\+ compiler \(c\+\+\), Python.h of.*apt install"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"communication.*lacks ninja, a C\+\+ compiler \(c\+\+\), Python.h of.*apt install",
+    ):
+        check_launch(args)
+
+
+@pytest.mark.parametrize(("device", "compiles"), [("cpu", True), ("nvme", True), ("none", False)])
+def test_an_offloaded_optimizer_is_compiled_on_gpus_too(device, compiles, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(launch, "missing_build_tools", lambda: ["ninja"])
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": device}}})
+    plugin = SimpleNamespace(hf_ds_config=config)
+    args = SimpleNamespace(fsdp=None, world_size=1, device=torch.device("cuda"), deepspeed_plugin=plugin)
+    with pytest.raises(RuntimeError, match="an optimizer for the CPU.*lacks ninja") if compiles else nullcontext():
         check_launch(args)
 
 

@@ -136,6 +136,17 @@ def test_lora_trains_adapters_in_the_language_model_and_the_rest_whole(checkpoin
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("whole", ["model.multi_modal_projector", "lm_head"])
+def test_lora_trains_whole_what_is_named_as_peft_does(whole, checkpoint, rows, tmp_path):
+    """By the end of its name, wherever it is; in float32, as all that trains."""
+    flags = arguments(
+        "stage2_lora.yaml", checkpoint, rows, tmp_path / "out", lora_r=4, dtype="bfloat16", bf16=True, max_steps=1
+    )
+    trainer = sft.main([*flags, "--lora_modules_to_save", whole])
+    trained = [p for name, p in trainer.model.named_parameters() if p.requires_grad and "modules_to_save" in name]
+    assert trained and all(weight.dtype == torch.float32 for weight in trained)
+
+
 def test_lora_trains_in_float32_beside_a_bfloat16_model(checkpoint, rows, tmp_path):
     trainer = sft.main(arguments("stage2_lora.yaml", checkpoint, rows, tmp_path / "out", dtype="bfloat16", bf16=True))
     for name, parameter in trainer.model.named_parameters():

@@ -17,17 +17,18 @@ from .decode import clip_of
 
 
 LENGTH = "length"  # transformers' `length_column_name`
+VISUALS_END = "visuals_end"
 
 
 def add_lengths(
     dataset: Dataset, processor: ValleyProcessor, max_length: int | None = None, num_proc: int | None = None
 ) -> Dataset:
     """
-    A data set with the column `length`: tokens of each row.
+    A data set with the columns `length`, tokens of each row, and `visuals_end`, those up to its last visual's end.
 
     With `num_frames` no clip is opened. With `fps` the length of a clip in seconds decides, so that its file is opened
-    and the index in it read; with `max_length` only where that decides whether the row is longer, and the column is
-    then an upper bound. A clip that cannot be opened counts as one frame.
+    and the index in it read; with `max_length` only where that decides whether the row is longer, and the columns
+    are then bounds that lie on the same side of it. A clip that cannot be opened counts as one frame.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -53,16 +54,25 @@ def add_lengths(
 
 
 def _count_batch(rows: dict[str, list], processor: ValleyProcessor, max_length: int | None) -> dict[str, list[int]]:
-    return {LENGTH: count_tokens(rows["messages"], processor, max_length)}
+    ids, lengths = _count(rows["messages"], processor, max_length)
+    visuals = {processor.image_token_id, processor.video_token_id}
+    tails = [next((i for i, token in enumerate(reversed(text)) if token in visuals), None) for text in ids]
+    ends = [0 if tail is None else length - tail for length, tail in zip(lengths, tails, strict=True)]
+    return {LENGTH: lengths, VISUALS_END: ends}
 
 
 def count_tokens(
     conversations: list[list[dict[str, Any]]], processor: ValleyProcessor, max_length: int | None = None
 ) -> list[int]:
     """Tokens of conversations whose clips are paths, see [`add_lengths`]."""
+    return _count(conversations, processor, max_length)[1]
+
+
+def _count(conversations: list, processor: ValleyProcessor, max_length: int | None) -> tuple[list, list[int]]:
+    """Tokens of the texts, with one placeholder for each visual, and their number with all placeholders."""
     texts = processor.apply_chat_template(conversations, tokenize=False)
     ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [
+    return ids, [
         _count_row(len(text), messages, processor, max_length)
         for text, messages in zip(ids, conversations, strict=True)
     ]
@@ -103,6 +113,22 @@ def clip_tokens(processor: ValleyProcessor, num_frames: int) -> int:
     return processor._get_num_multimodal_tokens(video_sizes=[(num_frames, 1, 1)]).num_video_tokens[0] + _DELIMITERS
 
 
+def check_max_length(max_length: int | None, processor: ValleyProcessor) -> None:
+    """
+    Refuse a `max_length` that no row with a visual fits in.
+
+    Raises:
+        ValueError: says how many tokens an image and the shortest clip take.
+    """
+    frames = processor.video_processor.num_frames or 1
+    image, clip = image_tokens(processor), clip_tokens(processor, frames)
+    if max_length is not None and max_length <= min(image, clip):
+        raise ValueError(
+            f"max_length={max_length} has no room for a visual and a word about it: an image takes {image} tokens, a "
+            f"clip of {frames} frame{'s'[: frames > 1]} {clip}. The recipes set 2048."
+        )
+
+
 _DELIMITERS = len(SPECIAL_TOKENS) - 2
 
 
@@ -117,4 +143,13 @@ def describe_long_rows(dataset: Dataset, max_length: int) -> str:
     )
 
 
-__all__ = ["LENGTH", "add_lengths", "clip_tokens", "count_tokens", "describe_long_rows", "image_tokens"]
+__all__ = [
+    "LENGTH",
+    "VISUALS_END",
+    "add_lengths",
+    "check_max_length",
+    "clip_tokens",
+    "count_tokens",
+    "describe_long_rows",
+    "image_tokens",
+]

@@ -26,10 +26,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
-from trl.data_utils import prepare_multimodal_messages
 
 from ..data import load_rows
+from ..data.decode import BadSampleError, decode_row
 from ..processing_valley import ValleyProcessor, trim_answer
+from .collator import ValleyDataCollator
 
 
 PREVIEW_TOKENS = 128  # an answer that is longer is cut: early in a run many never end
@@ -44,17 +45,24 @@ def watch(trainer, valley_args) -> None:
             The trainer, whose `processing_class` is a [`ValleyProcessor`].
         valley_args ([`ValleyArguments`]):
             Of the run; they say which rows are answered on the way, and how often.
+
+    Raises:
+        BadSampleError: if one of those rows cannot be read. With `on_bad_sample="skip"` the next good one is taken.
     """
     # Missed now, and not when the last step is done and the model not yet saved.
     import matplotlib  # noqa: F401
 
     handler = trainer.callback_handler
-    monitor = RunMonitor()
+    collator = trainer.data_collator
+    collator = getattr(collator, "keywords", {"collator": collator})["collator"]  # of a stream that is resumed
+    monitor = RunMonitor(collator)
     # First, since callbacks are called in order: what reports a log entry has to find the values in it.
     handler.callbacks.insert(0, monitor)
     files = valley_args.preview_data or valley_args.eval_data
     if files and valley_args.preview_steps:
-        rows = pick_rows(load_rows(files, valley_args.media_root), valley_args.num_previews)
+        rows = load_rows(files, valley_args.media_root)
+        skips = valley_args.on_bad_sample == "skip"
+        rows = pick_rows(rows, valley_args.num_previews, trainer.processing_class, skips)
         classes = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
         reporters = [callback for callback in handler.callbacks if isinstance(callback, classes)]
         # Behind those, which have to have begun when the first answers come.
@@ -71,17 +79,23 @@ class RunMonitor(TrainerCallback):
     - `data_wait_share`: time until the batch (on all processes) was there / time of the steps,
     - `memory_gib` of the process that took most: on a GPU what tensors took at the worst moment of the run, on a CPU
       the resident set of the process, the most that any log entry found,
-    - `bad_samples`, rows that could not be read since the run began, and their share `bad_sample_share`.
+    - `bad_samples`, rows that could not be read since this process began, and their share `bad_sample_share` of all
+      that were read, held-out ones too.
 
     The time of logging, evaluating, saving and sample answers counts for nothing. A GPU works on when Python has gone
     ahead, and catches up when the loss is read for a log entry: with `logging_steps: 1` the shares are exact.
 
-    Writes `parameters.md` when the training begins, and `training.png` when it ends.
+    Writes `parameters.md` when the training begins, and `training.png` when it ends. What an earlier run left of
+    `bad_samples` and `previews.jsonl` is removed when one begins, and kept when one is resumed.
+
+    Args:
+        collator ([`ValleyDataCollator`]):
+            Of the trainer; it counts rows.
     """
 
-    def __init__(self):
+    def __init__(self, collator: ValleyDataCollator):
+        self._collator = collator
         self._hook = None
-        self._bad_lines: dict[Path, tuple[int, int]] = {}  # size and lines of each file when it was last read
         self._memory = 0.0
         self._mark = time.perf_counter()
         self._reset()
@@ -122,6 +136,9 @@ class RunMonitor(TrainerCallback):
         self._reset()
         self.lap()
         if state.is_world_process_zero:
+            if not state.global_step:
+                for file in (*Path(args.output_dir, "bad_samples").glob("rank*.jsonl"), _previews_of(args)):
+                    file.unlink(missing_ok=True)
             table = parameter_table(model)
             tqdm.write(f"\n{table}\n")
             Path(args.output_dir, "parameters.md").write_text(table + "\n", encoding="utf-8")
@@ -153,31 +170,22 @@ class RunMonitor(TrainerCallback):
         else:
             memory = psutil.Process().memory_info().rss
         self._memory = max(self._memory, memory / 2**30)
-        own = (self._tokens, self._positions, self._clips, self._waited, self._worked, self._memory)
+        own = [self._tokens, self._positions, self._clips, self._waited, self._worked]
+        own += [*self._collator.count_rows(), self._memory]
         # All processes log at the same steps, and the trainer has just gathered the loss in the same way.
-        everyone = gather(torch.tensor([[float(value) for value in own]], device=args.device)).cpu()  # (processes, 6)
-        tokens, positions, clips, waited, worked, _ = everyone.sum(dim=0).tolist()
+        everyone = gather(torch.tensor([[float(value) for value in own]], device=args.device)).cpu()  # (processes, 8)
+        tokens, positions, clips, waited, worked, read, bad, _ = everyone.sum(dim=0).tolist()
         seconds = (waited + worked) / len(everyone)
         self._reset()
-        bad = self._count_bad_samples(Path(args.output_dir, "bad_samples")) if state.is_world_process_zero else 0
-        rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return {
             "tokens_per_second": tokens / seconds,
             "clips_per_second": clips / seconds,
             "padding_share": 1 - tokens / positions,
             "data_wait_share": waited / (waited + worked),
             "memory_gib": everyone[:, -1].max().item(),
-            "bad_samples": bad,
-            "bad_sample_share": bad / rows,
+            "bad_samples": int(bad),
+            "bad_sample_share": bad / max(read, 1),
         }
-
-    def _count_bad_samples(self, folder: Path) -> int:
-        """Lines of all `rank*.jsonl`. A file is read again when it has grown."""
-        for file in folder.glob("rank*.jsonl"):
-            size = file.stat().st_size
-            if self._bad_lines.get(file, (0, 0))[0] != size:
-                self._bad_lines[file] = size, file.read_bytes().count(b"\n")
-        return sum(lines for _, lines in self._bad_lines.values())
 
     def on_train_end(self, args, state, control, **kwargs):
         self._hook.remove()
@@ -207,7 +215,9 @@ class SampleAnswers(TrainerCallback):
     number: the losses of the run are those of a run without them.
     """
 
-    def __init__(self, rows: Dataset, steps: int, accelerator, monitor: RunMonitor, reporters: list[TrainerCallback]):
+    def __init__(
+        self, rows: list[dict], steps: int, accelerator, monitor: RunMonitor, reporters: list[TrainerCallback]
+    ):
         self.rows = rows
         self.steps = steps
         self.accelerator = accelerator
@@ -227,7 +237,7 @@ class SampleAnswers(TrainerCallback):
                 answers = [answer_row(model, processing_class, row) for row in self.rows]
             if not state.is_world_process_zero:
                 return
-            with Path(args.output_dir, "previews.jsonl").open("a", encoding="utf-8") as file:
+            with _previews_of(args).open("a", encoding="utf-8") as file:
                 for answer in answers:
                     file.write(json.dumps({"step": state.global_step, **answer}, ensure_ascii=False) + "\n")
             tqdm.write(f"\nSample answers at step {state.global_step}:\n" + "\n\n".join(map(_show, answers)) + "\n")
@@ -236,16 +246,37 @@ class SampleAnswers(TrainerCallback):
                 reporter.on_log(args, state, control, model=model, logs=texts)
 
 
+def _previews_of(args) -> Path:
+    return Path(args.output_dir, "previews.jsonl")
+
+
 def _show(answer: dict[str, str]) -> str:
     """Indented, which TensorBoard shows as it is; without line feeds and what else would move a terminal's cursor."""
     lines = {name: re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text) for name, text in answer.items() if text is not None}
     return "\n".join(f"    {name:>9}  {line}" for name, line in lines.items())
 
 
-def pick_rows(rows: Dataset, count: int) -> Dataset:
-    """`count` rows, or all if there are fewer, spread evenly over a data set."""
+def pick_rows(rows: Dataset, count: int, processor: ValleyProcessor, skips: bool = False) -> list[dict[str, Any]]:
+    """
+    `count` rows, or all if there are fewer, spread evenly over a data set, with clips and images decoded.
+
+    Raises:
+        BadSampleError: if a row cannot be read; with `skips`, the next good one takes its place, if there is one.
+    """
     count = min(count, len(rows))
-    return rows.select([number * len(rows) // count for number in range(count)])
+    begins = [number * len(rows) // count for number in range(count)]
+    picked = []
+    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+        for index in range(begin, end):
+            try:
+                row = rows[index]
+                picked.append(row | {"messages": decode_row(row, processor)})
+                break
+            except BadSampleError as error:
+                if not skips:
+                    raise
+                tqdm.write(f"{error} No sample answers are given for it.")
+    return picked
 
 
 def answer_row(model, processor: ValleyProcessor, row: dict[str, Any]) -> dict[str, str | None]:
@@ -258,20 +289,15 @@ def answer_row(model, processor: ValleyProcessor, row: dict[str, Any]) -> dict[s
         processor ([`ValleyProcessor`]):
             Its processor.
         row (`dict`):
-            A row as [`~transformers_valley.data.load_rows`] gives it.
+            A row of [`pick_rows`].
 
     Returns:
         `dict[str, str]` with `id`, `question`, `answer` and `reference`, which is the row's own answer.
-
-    Raises:
-        VideoDecodeError: if a clip of the row cannot be read.
     """
     turns = next(number for number, message in enumerate(row["messages"]) if message["role"] == "assistant")
     messages, reference = row["messages"][:turns], row["messages"][turns]
-    blocks = [block for message in messages for block in message["content"]]
-    images = row["images"][: sum(block["type"] == "image" for block in blocks)]
     inputs = processor.apply_chat_template(
-        prepare_multimodal_messages(messages, images=images),
+        messages,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -300,7 +326,7 @@ def _text_of(message: dict[str, Any]) -> str:
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     """
-    Trained and frozen parameters of the parts of a model: `{"vision_tower": (0, 303179776), …}`.
+    Trained and frozen parameters of the parts of a model: `{"vision_tower": (0, 290581504), …}`.
 
     Adapters count for the part they are in. What is spread over processes or packed into fewer bits counts in full.
     """
@@ -378,6 +404,14 @@ def draw_training(log_history: list[dict[str, float]], path: str | os.PathLike) 
     for index, (source, points) in enumerate(sorted(evaluations.items())):
         style = {"color": others[index % len(others)], "marker": "o", "markersize": 5, "linewidth": 1.5}
         axes["loss"].plot(*zip(*points, strict=True), label=source, **style)
+    # How a loss falls at the very beginning would flatten all that comes after it.
+    later = [
+        smooth(losses)[len(losses) // 20 :].max(),
+        *(loss for points in evaluations.values() for _, loss in points),
+    ]
+    if len(losses) >= 100 and losses[0] > 2 * max(later):
+        axes["loss"].set_ylim(top=1.2 * max(later))
+        axes["loss"].set_title(f"from {losses[0]:.2g} at the first step", loc="right", fontsize=9, color=faint)
     axes["loss"].legend(frameon=False, labelcolor=ink, fontsize=9, loc="upper right")
 
     axes["rate"].plot(numbers, [entry["learning_rate"] for entry in steps], color=colour, linewidth=2, **dots)
@@ -397,8 +431,8 @@ def draw_training(log_history: list[dict[str, float]], path: str | os.PathLike) 
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """Means around each value, weighted by a bell whose standard deviation is a fiftieth of all values."""
-    width = max(len(values) / 50, 0.1)
+    """Means around each value, weighted by a bell whose standard deviation is a fiftieth of all values, at most 20."""
+    width = min(max(len(values) / 50, 0.1), 20)
     reach = int(3 * width)
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     # At both ends a part of the bell hangs over, and the weights that are left are fewer.

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import AutoConfig
 from transformers.trainer_utils import IntervalStrategy
 
+from ..data.lengths import check_max_length
 from ..processing_valley import ValleyProcessor
 
 
@@ -48,6 +50,11 @@ def _check_model_type(valley_args, model_args) -> None:
     name, vision = model_args.model_name_or_path, valley_args.vision_model_name_or_path
     if not name:
         raise ValueError("There is no model_name_or_path: name a Valley checkpoint, or a language model to join.")
+    if os.path.exists(os.path.join(name, "adapter_config.json")):
+        raise ValueError(
+            f"model_name_or_path={name!r} is a LoRA adapter. To train on from it, merge it into its model first "
+            "(docs/how-to/train_both_stages.md, use the result)."
+        )
     kind = AutoConfig.from_pretrained(name, revision=model_args.model_revision).model_type
     if kind != "valley" and not vision:
         raise ValueError(
@@ -111,7 +118,7 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
         processor ([`ValleyProcessor`]):
             The processor.
         rows (`datasets.Dataset` or `datasets.IterableDataset`):
-            To train on. Those of a stream cannot be counted, and are not.
+            To train on. Of a stream those of the first step are counted.
         training_args (`trl.SFTConfig`):
             Of the run.
         peft_config (`peft.LoraConfig`, *optional*):
@@ -121,8 +128,9 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
         ValueError: says what was found, what was expected and what to do.
     """
     _check_processor(model, processor, training_args.max_length)
-    if hasattr(rows, "__len__"):
-        _check_number_of_rows(len(rows), training_args)
+    enough = max(2, training_args.per_device_train_batch_size * training_args.world_size)
+    number = len(rows) if isinstance(rows, Dataset) else sum(1 for _ in rows.take(enough))
+    check_number_of_rows(number, training_args)
     if peft_config is not None:
         _check_adapter_names(model, peft_config)
 
@@ -146,16 +154,11 @@ def _check_processor(model, processor: ValleyProcessor, max_length: int | None) 
             "The tokenizer has no pad token, so rows of different length make no batch. Set processor.tokenizer."
             "pad_token to a token that no text contains, such as its unk_token, and save the processor again."
         )
-    frames = processor.video_processor.num_frames or 1
-    block = processor._get_num_multimodal_tokens(video_sizes=[(frames, 1, 1)]).num_video_tokens[0] + 4  # delimiters
-    if max_length is not None and max_length <= block:
-        raise ValueError(
-            f"max_length={max_length} has no room for a visual and words: {frames} frame{'s'[: frames > 1]} alone "
-            f"take{'s'[frames > 1 :]} {block} tokens. The recipes set 2048."
-        )
+    check_max_length(max_length, processor)
 
 
-def _check_number_of_rows(number: int, args) -> None:
+def check_number_of_rows(number: int, args) -> None:
+    """Refuse as many rows as make no run of the processes and batches in the arguments. Raises a `ValueError`."""
     if number == 1:
         raise ValueError(
             "There is 1 row of data, from which a model learns nothing but that row. Was a file cut short? To learn "
@@ -206,4 +209,4 @@ def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
     return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
 
 
-__all__ = ["check_arguments", "check_parts"]
+__all__ = ["check_arguments", "check_number_of_rows", "check_parts"]

@@ -26,8 +26,9 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..configuration_valley import SPECIAL_TOKENS
 from ..data.decode import BadSampleError, decode_row
-from ..data.lengths import LENGTH, add_lengths, clip_tokens, describe_long_rows, image_tokens
+from ..data.lengths import LENGTH, VISUALS_END, add_lengths, check_max_length, describe_long_rows
 from ..processing_valley import ValleyProcessor
+from .checks import check_number_of_rows
 from .features import FeatureCache
 
 
@@ -113,7 +114,7 @@ class ValleyDataCollator:
             )
         if padding_free and pad_to_multiple_of is not None:
             raise ValueError(f"Packed batches have no padding, but pad_to_multiple_of={pad_to_multiple_of} is given.")
-        _check_max_length(max_length, processor)
+        check_max_length(max_length, processor)
         self.processor = processor
         self.dataset = dataset
         self.max_length = max_length
@@ -214,6 +215,11 @@ class ValleyDataCollator:
 
     # --- bad rows ---
 
+    def count_rows(self) -> tuple[int, int]:
+        """Rows that this process and its workers have read so far, and how many of them were bad."""
+        read, bad = self._counts.sum(0).tolist()
+        return read, bad
+
     def _try(self, row: dict[str, Any]) -> dict[str, torch.Tensor] | BadSampleError:
         worker = torch.utils.data.get_worker_info()
         count = self._counts[worker.id % MOST_WORKERS if worker else 0]
@@ -229,7 +235,7 @@ class ValleyDataCollator:
     def _replace(self, rows: list[dict], tried: list, position: int) -> dict[str, torch.Tensor]:
         """What takes the place of a bad row of the batch."""
         error = tried[position]
-        read, bad = self._counts.sum(0).tolist()
+        read, bad = self.count_rows()
         if self._exceeds_share(bad, read):
             raise self._end(f"{bad} of the {read} rows that this process has read are bad{self._limit()}.", error)
         index = self._find(rows[position])
@@ -344,20 +350,12 @@ def _bad(row: dict[str, Any], reason: str) -> BadSampleError:
     return BadSampleError(str(row.get("id")), str(row.get("source")), None, reason)
 
 
-def _check_max_length(max_length: int | None, processor: ValleyProcessor) -> None:
-    image, clip = image_tokens(processor), clip_tokens(processor, processor.video_processor.num_frames or 1)
-    if max_length is not None and max_length <= min(image, clip):
-        raise ValueError(
-            f"max_length={max_length} holds no visual and a word about it: an image takes {image} tokens, the "
-            f"shortest clip {clip}. Raise it."
-        )
-
-
 def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, valley_args: Any, training_args: Any):
     """
     What is to be known of rows before the first step: which are too long, and the lengths to batch them by.
 
     Prints how many rows of which source are longer than `max_length`. With `on_long_row="drop"` they are taken out.
+    With `"cut"` those whose visuals alone are longer are bad samples, of which `on_bad_sample="raise"` tells at once.
     With a `train_sampling_strategy` that goes by length, the rows get a column for it. Streamed rows are left as they
     are: nothing is known of them.
 
@@ -370,7 +368,7 @@ def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, va
             Of the run.
 
     Raises:
-        ValueError: if no row is left.
+        ValueError: if too few rows are left, or a row cannot be cut.
     """
     limit = training_args.max_length
     by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
@@ -386,7 +384,26 @@ def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, va
                 rows = rows.filter(lambda length: length <= limit, input_columns=LENGTH)
     if not len(rows):
         raise ValueError(f"Every row is longer than max_length={limit} and dropped: raise it, or cut them.")
-    return rows if by_length else rows.remove_columns(LENGTH)
+    check_number_of_rows(len(rows), training_args)
+    if limit is not None:
+        _check_visuals(rows, limit, valley_args, training_args)
+    return rows.remove_columns([VISUALS_END] if by_length else [VISUALS_END, LENGTH])
+
+
+def _check_visuals(rows: Dataset, limit: int, valley_args: Any, training_args: Any) -> None:
+    """Tell of rows that cannot be cut, because a visual would be."""
+    ends = np.asarray(rows[VISUALS_END][:])
+    if not (found := np.flatnonzero(ends > limit)).size:
+        return
+    row = rows[int(found[0])]
+    message = (
+        f"The visuals of {len(found)} of {len(rows)} rows reach beyond max_length={limit}, which may not cut them: "
+        f"those of row {row['id']!r} of {row['source']!r}, for one, end at token {row[VISUALS_END]} or later."
+    )
+    if valley_args.on_bad_sample == "raise":
+        raise ValueError(f"{message} Raise max_length, sample fewer frames, or set on_long_row: drop.")
+    if training_args.process_index == 0:
+        print(f"{message} They are replaced (on_bad_sample={valley_args.on_bad_sample}).")
 
 
 __all__ = ["ValleyDataCollator", "prepare_rows"]

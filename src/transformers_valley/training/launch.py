@@ -18,7 +18,7 @@ def check_launch(args) -> None:
 
     Raises:
         ValueError: for FSDP, and if fewer processes train together than were asked for.
-        RuntimeError: if DeepSpeed is to run on a CPU and what it compiles with is missing; it names what.
+        RuntimeError: if DeepSpeed has to compile something and what it compiles with is missing; it names what.
     """
     if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ValueError(
@@ -31,18 +31,30 @@ def check_launch(args) -> None:
             f"{started} processes were started and each would train alone, on {args.device}. On a CPU add "
             "`--use_cpu true`; on GPUs see that torch finds them (torch.cuda.is_available())."
         )
-    # Accelerate's launcher of a single process sets the first, and the second too when asked for several.
-    if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
+    # Accelerate's launcher of a single process sets the first, and the second too when asked for several. A scheduler
+    # would name a machine.
+    asked = "ACCELERATE_USE_CPU" in os.environ and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+    if asked and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             "Accelerate was asked for several processes and started one, as it does for `--cpu` and for "
             "`distributed_type: MULTI_CPU`. Launch with examples/accelerate/ddp_cpu.yaml, or ask for one process."
         )
-    if args.deepspeed_plugin is not None and args.device.type == "cpu" and (missing := missing_build_tools()):
+    if args.deepspeed_plugin is not None and (what := _compiled(args)) and (missing := missing_build_tools()):
         raise RuntimeError(
-            f"DeepSpeed compiles its communication between processes on a CPU, for which this machine lacks "
-            f"{', '.join(missing)}. Install them (Debian, Ubuntu: apt install g++ python3-dev ninja-build), or train "
-            "without DeepSpeed: examples/accelerate/ddp_cpu.yaml."
+            f"DeepSpeed compiles {what}, for which this machine lacks {', '.join(missing)}. Install them (Debian, "
+            "Ubuntu: apt install g++ python3-dev ninja-build), or do without: examples/accelerate/ddp_cpu.yaml on a "
+            "CPU, no offload on GPUs."
         )
+
+
+def _compiled(args) -> str | None:
+    """What DeepSpeed would compile for a run."""
+    if args.device.type == "cpu":
+        return "its communication between processes on a CPU"
+    offload = "zero_optimization.offload_optimizer.device"
+    if args.deepspeed_plugin.hf_ds_config.get_value(offload) in ("cpu", "nvme"):
+        return "an optimizer for the CPU that it is offloaded to"
+    return None
 
 
 def missing_build_tools() -> list[str]:
