@@ -671,6 +671,18 @@ def test_the_loss_of_text_is_that_of_the_plain_language_model(model):
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("whole", ["multi_modal_projector", "temporal_module"])
+def test_projector_and_temporal_module_may_differ_in_precision(whole, name, space):
+    model = tiny_valley(temporal_module=name, temporal_space=space, temporal_dropout=0.0)
+    expected = model(**mixed_inputs(model)).logits
+    half = model.to(torch.bfloat16)
+    half.get_submodule(f"model.{whole}").float()
+    logits = half(**mixed_inputs(half)).logits
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", MODULES)
 def test_calls_made_for_the_sake_of_other_processes_change_nothing(name, space, monkeypatch):
     """Under ZeRO-3 a process repeats calls of modules until it has made as many as the others."""
     model = tiny_valley(temporal_module=name, temporal_space=space, temporal_dropout=0.0, vision_chunk_size=4).train()

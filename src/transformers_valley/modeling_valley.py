@@ -90,6 +90,9 @@ class ValleyTemporalModule(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(num_clips, num_patches, hidden_size)`.
         """
+        # The module may be trained in float32 beside a projector in bfloat16, and the other way round.
+        weight = next(self.parameters(), patches)
+        patches = patches.to(weight.dtype if weight.is_floating_point() else patches.dtype)
         # Clips of one length are pooled together: few large operations, and no padding frame is ever computed.
         lengths = set(num_frames)
         if len(lengths) == 1:  # the usual batch needs no copy
@@ -449,7 +452,7 @@ class ValleyModel(ValleyPreTrainedModel):
 
         if self.config.temporal_space == "text":
             patches, frame_tokens = self.multi_modal_projector(patches), self.multi_modal_projector(frame_tokens)
-        grids = self.temporal_module(patches, num_frames, num_pools).to(frame_tokens.device)
+        grids = self.temporal_module(patches, num_frames, num_pools).to(frame_tokens)
         clips = torch.cat([part for clip in zip(grids, frame_tokens.split(num_frames), strict=True) for part in clip])
         if self.config.temporal_space == "vision":
             clips = self.multi_modal_projector(clips)
