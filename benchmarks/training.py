@@ -15,7 +15,6 @@ the time in which a step waits for its batch.
 
 import argparse
 import gc
-import itertools
 import json
 import random
 import statistics
@@ -46,14 +45,13 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyProcessor, ValleyVideoProcessor
 from transformers_valley.configuration_valley import add_special_tokens
 from transformers_valley.data import load_rows
-from transformers_valley.training import ValleyDataCollator, set_trainable
+from transformers_valley.training import ValleyDataCollator, cache_vision_features, set_trainable
 
 
 ROUNDS, STEPS = 3, 2  # turns, and steps in each after one that is not counted
@@ -133,8 +131,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return found
 
 
-def processor() -> ValleyProcessor:
-    return ValleyProcessor(CLIPImageProcessor(), ValleyVideoProcessor(), tokenizer(), patch_size=14)
+def processor(**sampling: Any) -> ValleyProcessor:
+    return ValleyProcessor(CLIPImageProcessor(), ValleyVideoProcessor(**sampling), tokenizer(), patch_size=14)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -160,6 +158,7 @@ def train(
     rows: Dataset | list[dict[str, Any]],
     collator: Callable | None = None,
     steps: int = STEPS,
+    prepare: Callable[[SFTTrainer], Any] = lambda trainer: None,
     **options: Any,
 ) -> list[Result]:
     """
@@ -170,6 +169,8 @@ def train(
             Gives the model.
         rows (`datasets.Dataset` or `list[dict]`):
             Rows for the collator; or batches that are there already, which are taken in turn.
+        prepare:
+            What is done before the first step.
         **options:
             Of `SFTConfig`.
     """
@@ -193,6 +194,7 @@ def train(
             callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
+        prepare(trainer)
         before = forget_peak()
         trainer.train()
         megabytes = peak() - before
@@ -389,7 +391,7 @@ def join(rows: list[dict[str, torch.Tensor]], pack: bool) -> dict[str, Any]:
 
 
 def tower(lengths: list[int]) -> None:
-    """What a vision tower costs that is trained, frozen, or not there; and what recomputing layers costs."""
+    """What a vision tower costs that is trained or frozen, and what recomputing the layers of both models costs."""
     size, frames = SIZES[0], lengths[0]
     for stage, trained in STAGES.items():
         header(f"{frames} frames, {stage}, {size}, {BATCH} rows", "times the speed of the first")
@@ -454,38 +456,39 @@ def workers(lengths: list[int]) -> None:
 
 
 def features(lengths: list[int]) -> None:
-    """Stage 1 with the vision tower, and with its features read from a memory-mapped file instead."""
-    size = SIZES[0]
+    """Stage 1 from files: decoded and through the tower, or its features from disk (`cache_vision_features`)."""
+    size, count = SIZES[0], 4 * BATCH
     for frames in lengths:
-        clips = STEPS + 1
-        batches = [batch(256 + frames, frames)] * clips
-        width = parts(size)[0].hidden_size
-        shape = (clips, BATCH * frames, 257, width)
         with tempfile.TemporaryDirectory() as folder:
-            # As float16, which is what a cache would hold.
-            stored = np.lib.format.open_memmap(Path(folder) / "features.npy", "w+", np.float16, shape)
-            stored[:] = np.random.default_rng(0).standard_normal(shape[-2:])
-            stored.flush()
-            megabytes = stored.nbytes / clips / BATCH / 2**20
-            header(f"{frames} frames, stage 1, {size}, {BATCH} rows", f"times the speed; {megabytes:.2f} MB a clip")
+            write_clip(Path(folder, "clip.mp4"), seconds=60)
+            rows = []
+            for start in range(count):  # parts of one file, each of which has features of its own
+                clip = {"type": "video", "path": "clip.mp4", "start": start}
+                question = {"role": "user", "content": [clip, {"type": "text", "text": "w" * QUESTION}]}
+                rows.append({"messages": [question, {"role": "assistant", "content": "w" * ANSWER}]})
+            file = Path(folder, "rows.jsonl")
+            file.write_text("\n".join(map(json.dumps, rows)))
+            options = dict(per_device_train_batch_size=BATCH, dataloader_num_workers=1, num_train_epochs=9)
+            sampling = dict(num_frames=frames, fps=None)
+
+            def run(
+                prepare: Callable[[SFTTrainer], Any], file=file, options=options, sampling=sampling
+            ) -> list[Result]:
+                collator = ValleyDataCollator(processor(**sampling))
+                build_model = partial(build_valley, size, STAGE1)
+                return mean_of(
+                    partial(train, build_model, load_rows([file], file.parent), collator, 6, prepare, **options)
+                )
+
+            cache = Path(folder, "features")
             variants = {
-                "through the tower": partial(train, partial(build_valley, size, STAGE1), batches),
-                "features from disk": partial(train, partial(build_reader, size, stored), batches),
+                "decoded, through the tower": partial(run, lambda trainer: None),
+                "features from disk": partial(run, partial(cache_vision_features, folder=cache)),
             }
-            show(in_turn(variants), BATCH)
-
-
-def build_reader(size: str, stored: np.ndarray) -> nn.Module:
-    """A Valley that takes the next features of `stored` in place of what its tower would make of the frames."""
-    model = build_valley(size, STAGE1)
-    turns = itertools.cycle(stored)
-
-    def read(frames: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        found = torch.from_numpy(next(turns).copy()).to(DEVICE, frozen_dtype())
-        return BaseModelOutputWithPooling(last_hidden_state=found)
-
-    model.model._encode_frames = read
-    return model
+            results = in_turn(variants)
+            stored = [path.stat().st_size for path in cache.rglob("*.safetensors")]
+            header(f"{frames} frames from files, stage 1, {size}, {BATCH} rows", "times the speed of the first")
+            show(results, BATCH, {"features from disk": f"{statistics.mean(stored) / 2**20:.2f} MB a clip"})
 
 
 SECTIONS = {
