@@ -1,26 +1,18 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Several processes train what one trains: both stages, every launcher, batches that mix whatever rows can show."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from both_stages import ROOT, train_both_stages
 from clips import write_clip
+from launching import launch, needs_deepspeed
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_processor, tiny_tokenizer, tiny_valley
 
-from transformers_valley.training.launch import missing_build_tools
 
-
-ACCELERATE = ROOT / "examples" / "accelerate"
-TIMEOUT = 600  # seconds; the first launch with DeepSpeed compiles
 # What each row of a step shows: clips by their number of frames, "i" for an image, nothing for text only. One of two
 # processes takes the first two rows of a step, the other the last two. The vision tower takes 4 frames at once.
 STEPS = [
@@ -75,28 +67,12 @@ def weights(output):
     return {stage: load_file(output / stage / "model.safetensors") for stage in ("stage1", "stage2")}
 
 
-def launch(folder, output, config, *launch_flags, sft_flags=()):
+def launch_both_stages(folder, output, config, *launch_flags, sft_flags=()):
     """Both stages on two processes: losses and saved weights."""
     output.mkdir()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{config}.yaml")]
-    command += ["--num_processes", "2", "--main_process_port", "0", *launch_flags]
-    command += [str(ROOT / "tests" / "distributed" / "both_stages.py"), str(folder), str(output), "2", *sft_flags]
-    # Also on a machine with GPUs: these tests are about processes, and run on its CPU.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    with open(output / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            ended = process.wait(TIMEOUT)
-        except subprocess.TimeoutExpired:
-            ended = None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the launcher and the processes it started
-    log = (output / "log.txt").read_text()
-    if ended is None:
-        pytest.fail(f"{config} did not end within {TIMEOUT} s: one process waits for another. Its output:\n{log}")
+    script = ROOT / "tests" / "distributed" / "both_stages.py"
+    flags = [folder, output, "2", *sft_flags]
+    ended, log = launch(output / "log.txt", config, script, *flags, launch_flags=launch_flags)
     assert ended == 0, log
     return json.loads((output / "losses.json").read_text()), weights(output)
 
@@ -126,20 +102,14 @@ def assert_equal_to_one_process(folder, one_process, losses, saved):
     }
 
 
-def needs_deepspeed():
-    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    if missing := missing_build_tools():
-        pytest.skip(f"DeepSpeed compiles with what is not here: {', '.join(missing)}")
-
-
 def test_ddp_equals_one_process(folder, one_process):
-    losses, saved = launch(folder, folder / "ddp", "ddp_cpu")
+    losses, saved = launch_both_stages(folder, folder / "ddp", "ddp_cpu")
     assert_equal_to_one_process(folder, one_process, losses, saved)
 
 
 def test_zero2_equals_one_process(folder, one_process):
     needs_deepspeed()
-    losses, saved = launch(folder, folder / "zero2", "zero2", "--mixed_precision", "no")
+    losses, saved = launch_both_stages(folder, folder / "zero2", "zero2", "--mixed_precision", "no")
     assert_equal_to_one_process(folder, one_process, losses, saved)
 
 
@@ -149,7 +119,7 @@ def test_zero3_equals_one_process(folder, one_process):
     needs_deepspeed()
     # Sample answers on the way: a text, a clip of 3 frames, a clip of 10.
     flags = ["--preview_data", str(folder / "rows.json"), "--preview_steps", "20", "--num_previews", "3"]
-    losses, saved = launch(folder, folder / "zero3", "zero3", "--mixed_precision", "no", sft_flags=flags)
+    losses, saved = launch_both_stages(folder, folder / "zero3", "zero3", "--mixed_precision", "no", sft_flags=flags)
     assert_equal_to_one_process(folder, one_process, losses, saved)
     for stage in saved:
         assert len((folder / "zero3" / stage / "previews.jsonl").read_text().splitlines()) == 2 * 3
@@ -158,7 +128,7 @@ def test_zero3_equals_one_process(folder, one_process):
 @pytest.mark.slow
 def test_ddp_with_features_on_disk_equals_one_process(folder, one_process):
     flags = ["--cache_vision_features", str(folder / "features")]
-    losses, saved = launch(folder, folder / "kept", "ddp_cpu", sft_flags=flags)
+    losses, saved = launch_both_stages(folder, folder / "kept", "ddp_cpu", sft_flags=flags)
     assert_equal_to_one_process(folder, one_process, losses, saved)
     log = (folder / "kept" / "log.txt").read_text()
     assert "features of 4 clips and images were added" in log and "features of 0 clips" in log
@@ -174,7 +144,7 @@ def test_a_trained_vision_tower_equals_one_process(folder, config):
     one, several = folder / f"all_one_{config}", folder / f"all_{config}"
     one.mkdir()
     expected = train_both_stages(folder, one, 1, *flags)
-    losses, saved = launch(folder, several, config, "--mixed_precision", "no", sft_flags=flags)
+    losses, saved = launch_both_stages(folder, several, config, "--mixed_precision", "no", sft_flags=flags)
     for part in expected:
         assert losses[part] == pytest.approx(expected[part], rel=0, abs=1e-4), part
     for name, weight in weights(one)["stage2"].items():
@@ -188,7 +158,7 @@ def test_what_bfloat16_runs_save(folder, one_process, config):
     if config != "ddp_cpu":
         needs_deepspeed()
     flags = ["--dtype", "bfloat16", "--bf16", "true"]
-    losses, saved = launch(folder, folder / f"bf16_{config}", config, sft_flags=flags)
+    losses, saved = launch_both_stages(folder, folder / f"bf16_{config}", config, sft_flags=flags)
     for part in losses:
         assert losses[part] == pytest.approx(one_process[0][part], rel=0, abs=0.2), part
     trained, frozen = ("model.multi_modal_projector.weight", "model.vision_tower.encoder.layers.0.mlp.fc1.weight")

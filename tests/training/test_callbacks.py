@@ -4,8 +4,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ import pytest
 import sft
 import torch
 from clips import write_clip
+from launching import launch
 from matplotlib.figure import Figure
 from peft import LoraConfig, get_peft_model
 from PIL import Image
@@ -223,9 +222,8 @@ def test_every_evaluation_file_has_values_of_its_own(run):
 @pytest.mark.slow
 def test_two_processes_are_measured_as_one(checkpoint, rows, tmp_path):
     flags = arguments("stage2_instruct.yaml", checkpoint, rows, tmp_path / "out", preview_data=rows)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", sft.__file__]
-    result = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    ended, log = launch(tmp_path / "log.txt", "ddp_cpu", sft.__file__, *flags)
+    assert ended == 0, log
     (entry,) = (e for e in json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"] if "loss" in e)
     assert entry["clips_per_second"] / entry["tokens_per_second"] == pytest.approx(4 / entry["num_tokens"], rel=1e-4)
     lines = (tmp_path / "out" / "previews.jsonl").read_text().splitlines()

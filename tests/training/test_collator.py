@@ -2,10 +2,7 @@
 """Batches of real clips and images, some of them damaged, some rows too long; packed batches against padded ones."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import sft
 import torch
 from clips import write_clip
 from datasets import Dataset
+from launching import launch
 from PIL import Image
 from test_stages import STAGE1, STAGE2, arguments
 from tiny import NUM_PATCHES
@@ -433,21 +431,9 @@ def test_sft_streams_rows(checkpoint, media, tmp_path):
 
 def launch_two(tmp_path, checkpoint, file, **overrides):
     """`examples/sft.py` on two processes, stage 1, in the order of the file."""
-    launcher = tmp_path / "two.yaml"
-    launcher.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\nnum_machines: 1\n")
     overrides |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
     flags = arguments("stage1_align.yaml", checkpoint, file, tmp_path / "two", **overrides)
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(launcher),
-        sft.__file__,
-        *flags,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return launch(tmp_path / "two.txt", "ddp_cpu", sft.__file__, *flags)
 
 
 @pytest.mark.slow
@@ -457,10 +443,10 @@ def test_a_bad_row_ends_two_processes(checkpoint, media, tmp_path, workers):
     file = media / "two.json"
     file.write_text(json.dumps([record(f"{i}", "gone.mp4" if i == 5 else MIXED[i % 4]) for i in range(8)]))
     options = {"media_root": media, "per_device_train_batch_size": 1, "dataloader_num_workers": workers}
-    result = launch_two(tmp_path, checkpoint, file, **options)
-    assert result.returncode != 0 and "local_rank: 1" in result.stderr  # row 5 is the third of the second process
-    assert "BadSampleError: Row '5' of 'two' cannot be trained on" in result.stderr
-    assert "gone.mp4: there is no such file." in result.stderr
+    ended, log = launch_two(tmp_path, checkpoint, file, **options)
+    assert ended != 0 and "local_rank: 1" in log  # row 5 is the third of the second process
+    assert "BadSampleError: Row '5' of 'two' cannot be trained on" in log
+    assert "gone.mp4: there is no such file." in log
 
 
 @pytest.mark.slow
@@ -472,8 +458,8 @@ def test_two_processes_replace_the_same_rows_as_one(checkpoint, media, tmp_path)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
     model.save_pretrained(tmp_path / "start")
     AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "start")
-    result = launch_two(tmp_path, tmp_path / "start", file, per_device_train_batch_size=2, **options)
-    assert result.returncode == 0, result.stderr
+    ended, log = launch_two(tmp_path, tmp_path / "start", file, per_device_train_batch_size=2, **options)
+    assert ended == 0, log
     written = [Path(tmp_path, "two", "bad_samples", f"rank{rank}.jsonl").read_text() for rank in range(2)]
     assert [json.loads(text)["replaced_by"] for text in written] == ["2", "7"]  # a batch of two for each in turn
     options |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
