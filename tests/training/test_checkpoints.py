@@ -2,35 +2,37 @@
 """Runs of `examples/sft.py` that are killed and go on: bit by bit what they would have been."""
 
 import gc
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sft
 import torch
-import yaml
+from accelerate.data_loader import BatchSamplerShard
 from clips import write_clip
+from launching import kill, launch, launched, needs_deepspeed
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_stages import arguments
+from torch.utils.data import BatchSampler
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback, TrainerState, TrainingArguments
 
 from transformers_valley import video_processing_valley
 from transformers_valley.data import load_rows
 from transformers_valley.training import checkpoints, explain_full_disk
-from transformers_valley.training.checkpoints import find_flaw
+from transformers_valley.training.checkpoints import CheckpointKeeper, find_flaw
 
 
 TIMES = {
@@ -141,22 +143,33 @@ def run_killed(arguments, step=None, prepare=lambda: None):
     assert process.exitcode == -signal.SIGKILL
 
 
-def history(run):
+def history(run, but=TIMES):
     """What a run logged of every step."""
     entries = json.loads((Path(run) / "trainer_state.json").read_text())["log_history"]
-    return [{key: entry[key] for key in entry.keys() - TIMES} for entry in entries]
+    return [{key: entry[key] for key in entry.keys() - but} for entry in entries]
 
 
-def assert_same_run(ours, theirs):
-    assert history(ours) == history(theirs)
+def assert_same_run(ours, theirs, but=TIMES):
+    assert history(ours, but) == history(theirs, but)
     weights = next(theirs.glob("*model.safetensors")).name
     ours, theirs = (load_file(run / weights) for run in (ours, theirs))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def messages(caplog):
+def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.name == checkpoints.__name__]
+
+
+def read_settings(folder):
+    return checkpoints._record(checkpoints._read(folder))["settings"]
+
+
+def disown(folder):
+    """As another script would have written it."""
+    state = checkpoints._read(folder)
+    del state["stateful_callbacks"]
+    (folder / "trainer_state.json").write_text(json.dumps(state))
 
 
 def stream(monkeypatch):
@@ -185,46 +198,46 @@ RUNS = {
         "restore_callback_states_from_checkpoint": True,
         "remove_unused_columns": False,
     },
-    "stage 2": {},
 }
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "stage 2"])
-def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, caplog):
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, capsys):
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **RUNS[name]))
     killed = flags(checkpoint, rows, tmp_path / "killed", **RUNS[name])
     run_killed(killed, step=6)  # checkpoint-4 is of the second epoch
     trainer = sft.main(killed)
-    assert messages(caplog)[-1] == f"Going on from {tmp_path / 'killed' / 'checkpoint-4'}."
+    assert f"Going on from {tmp_path / 'killed' / 'checkpoint-4'}.\n" in capsys.readouterr().out
     assert len(history(tmp_path / "whole")) == 7
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     for parameter in trainer.model.parameters():
         assert parameter.dtype == torch.float32 or not parameter.requires_grad
+    recorded = read_settings(tmp_path / "killed" / "checkpoint-4")["rows"]
+    assert ("processes" in recorded) == ("train_sampling_strategy" in RUNS[name])  # these order rows batch by batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_again_and_again_at_any_moment_goes_on(name, checkpoint, rows, tmp_path, monkeypatch):
-    overrides = RUNS[name] | {"num_train_epochs": 6, "save_total_limit": 1}
+def test_a_run_killed_again_and_again_at_any_moment_goes_on(checkpoint, rows, tmp_path):
+    overrides = {"num_train_epochs": 4, "save_total_limit": 1}
     begin = time.perf_counter()
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **overrides))
     seconds, moments = time.perf_counter() - begin, random.Random(0)
     killed = flags(checkpoint, rows, tmp_path / "killed", **overrides)
-    for _ in range(8):
+    for _ in range(6):
         process = start(killed)
         process.join(moments.uniform(0.2, 1) * seconds)
         process.kill()
         process.join()
     sft.main(killed)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
-    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-18"]
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-12"]
 
 
 @pytest.mark.parametrize(
     "workers, batches", [(0, 3), pytest.param(2, 7, marks=pytest.mark.slow)], ids=["no workers", "2 workers"]
 )
 def test_a_stream_goes_on_without_decoding_what_was_trained(
-    workers, batches, checkpoint, rows, tmp_path, monkeypatch, caplog
+    workers, batches, checkpoint, rows, tmp_path, monkeypatch, capsys
 ):
     stream(monkeypatch)
     overrides = {"max_steps": 12, "save_steps": 5, "per_device_train_batch_size": 2}  # it ends in between
@@ -241,7 +254,7 @@ def test_a_stream_goes_on_without_decoding_what_was_trained(
 
     monkeypatch.setattr(video_processing_valley, "sample_video", decode_and_tell)
     sft.main(killed)
-    assert messages(caplog)[-1] == f"Going on from {tmp_path / 'killed' / 'checkpoint-10'}."
+    assert f"Going on from {tmp_path / 'killed' / 'checkpoint-10'}.\n" in capsys.readouterr().out
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     # Two steps, one batch that is looked at ahead, and what workers prefetch. At most one row in two has a clip.
     assert 0 < len(log.read_text().splitlines()) <= batches
@@ -269,22 +282,25 @@ def finished(checkpoint, rows, tmp_path_factory):
 @pytest.mark.parametrize("config", ["stage2_instruct", "stage2_lora"])
 def test_a_checkpoint_without_any_of_its_files_is_passed_over(config, finished, tmp_path, caplog):
     run = Path(shutil.copytree(finished[config], tmp_path / "run"))
-    settings = checkpoints._record(checkpoints._read(run / "checkpoint-2"))["settings"]
-    files = [path for path in (run / "checkpoint-2").rglob("*") if path.is_file()]
-    names = {path.name for path in files}
+    settings = read_settings(run / "checkpoint-2")
     weights = "model.safetensors" if config == "stage2_instruct" else "adapter_model.safetensors"
-    needed = {weights, "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "tokenizer.json"}
-    assert needed | {"trainer_state.json"} <= names and len(names) == len(files)
-    for file in files:
+    needed = {weights, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    files = {path.name: path for path in (run / "checkpoint-2").rglob("*") if path.is_file()}
+    assert needed | {"training_args.bin", "tokenizer.json"} <= files.keys()
+    for name, file in files.items():
         content = file.read_bytes()
         for damage in (Path.unlink, lambda file: file.write_bytes(b""), cut_in_half):
             damage(file)
-            assert file.name in find_flaw(run / "checkpoint-2")
-            caplog.clear()
-            assert checkpoints._choose(run, "auto", settings) == str(run / "checkpoint-1")
-            assert f"checkpoint-2 is passed over: {file.name}" in messages(caplog)[0]
-            with pytest.raises(ValueError, match="checkpoint-2 is not complete: .* Say `auto` for the last complete"):
-                checkpoints._choose(run, run / "checkpoint-2", settings)
+            flaw = find_flaw(run / "checkpoint-2")
+            if name in needed:
+                assert name in flaw
+                caplog.clear()
+                assert checkpoints._choose(run, "auto", settings) == str(run / "checkpoint-1")
+                assert f"checkpoint-2 is passed over: {name}" in warnings(caplog)[0]
+                with pytest.raises(ValueError, match="checkpoint-2 is not complete: .* Say `auto` for the last"):
+                    checkpoints._choose(run, run / "checkpoint-2", settings)
+            else:  # no resume reads it
+                assert flaw is None
             file.write_bytes(content)
     assert checkpoints._choose(run, "auto", settings) == str(run / "checkpoint-2")
     (run / "checkpoint-2" / "checkpoint-is-incomplete.txt").touch()
@@ -295,28 +311,55 @@ def cut_in_half(file):
     os.truncate(file, file.stat().st_size // 2)
 
 
+def test_only_what_is_older_and_ours_is_deleted(finished, tmp_path):
+    folders = {number: tmp_path / f"checkpoint-{number}" for number in range(1, 10)}
+    for folder in folders.values():
+        shutil.copytree(finished["stage2_instruct"] / "checkpoint-2", folder)
+    disown(folders[2])
+    for number in (3, 9):  # written just now by another, or left by a machine whose clock is ahead
+        cut_in_half(folders[number] / "trainer_state.json")
+    (folders[4] / "trainer_state.json").unlink()
+    (folders[5] / "optimizer.pt").unlink()
+    args = TrainingArguments(str(tmp_path), use_cpu=True)
+    for best, left in ((folders[1], [1, 2, 7, 8, 9]), (None, [2, 7, 8, 9])):
+        state = TrainerState(global_step=8, best_model_checkpoint=best and str(best))
+        keeper = CheckpointKeeper({}, limit=2)
+        keeper.on_train_begin(args, state, None)
+        keeper.on_save(args, state, None)
+        assert sorted(tmp_path.glob("checkpoint-*")) == [folders[number] for number in left]
+
+
+def test_a_checkpoint_written_twice_does_not_list_itself(finished, tmp_path):
+    args, state = TrainingArguments(str(finished["stage2_instruct"]), use_cpu=True), TrainerState(global_step=2)
+    keeper = CheckpointKeeper({})
+    keeper.on_train_begin(args, state, None)
+    assert keeper.state()["files"].keys() == {"model.safetensors", "optimizer.pt", "scheduler.pt"}
+
+
 @pytest.mark.parametrize(
     "file",
     [
         "optimizer.pt",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("model.safetensors", "tokenizer.json", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+            for name in ("model.safetensors", "rng_state.pth", "trainer_state.json")
         ),
     ],
 )
-def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(file, checkpoint, rows, tmp_path, caplog):
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(
+    file, checkpoint, rows, tmp_path, caplog, capsys
+):
     """Although only one is kept: the one before is deleted when the next is complete, not earlier."""
     killed, output = flags(checkpoint, rows, tmp_path / "out", save_total_limit=1), tmp_path / "out"
     run_killed(killed, prepare=lambda: kill_when_it_appears(output / "checkpoint-4" / file))
     (output / "checkpoint-5").mkdir()  # cut short even earlier, on a machine whose clock is ahead
     os.utime(output / "checkpoint-5", (time.time() + 1000,) * 2)
     sft.main(killed)
-    told = messages(caplog)
+    told = warnings(caplog)
     assert f"{output / 'checkpoint-5'} is passed over: trainer_state.json" in told[0]
     if file != "trainer_state.json":  # small, and the last: it may be whole already
         assert f"{output / 'checkpoint-4'} is passed over: trainer_state.json" in told[1]
-        assert f"Going on from {output / 'checkpoint-2'}." == told[2]
+        assert f"Going on from {output / 'checkpoint-2'}.\n" in capsys.readouterr().out
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
@@ -332,7 +375,7 @@ def test_a_flawed_checkpoint_does_not_look_complete_while_it_is_written_anew(fin
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
-def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(checkpoint, rows, tmp_path, caplog, monkeypatch):
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(checkpoint, rows, tmp_path, capsys, monkeypatch):
     run, output = flags(checkpoint, rows, tmp_path / "out", save_total_limit=1), tmp_path / "out"
 
     class FillDisk(TrainerCallback):
@@ -348,7 +391,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(checkpoint, row
     assert not find_flaw(output / "checkpoint-2")
     (output / "checkpoint-4" / "optimizer.pt").unlink()
     sft.main(run)
-    assert f"Going on from {output / 'checkpoint-2'}." == messages(caplog)[-1]
+    assert f"Going on from {output / 'checkpoint-2'}.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -375,15 +418,15 @@ def test_other_errors_stay_what_they_are(tmp_path):
 # --- What is asked for ---------------------------------------------------------------------------------------------
 
 
-def test_what_can_be_asked_for(finished, tmp_path, caplog):
+def test_what_can_be_asked_for(finished, tmp_path, capsys):
     run = finished["stage2_instruct"]
-    settings = checkpoints._record(checkpoints._read(run / "checkpoint-2"))["settings"]
+    settings = read_settings(run / "checkpoint-2")
     last = str(run / "checkpoint-2")
     assert checkpoints._choose(run, "true", settings) == checkpoints._choose(run, True, settings) == last
     assert checkpoints._choose(run, last, settings) == checkpoints._choose(tmp_path, last, settings) == last
-    caplog.clear()
+    capsys.readouterr()
     assert checkpoints._choose(tmp_path, "auto", settings) is None
-    assert messages(caplog) == [f"{tmp_path} has no complete checkpoint: the run begins."]
+    assert capsys.readouterr().out == f"{tmp_path} has no complete checkpoint: the run begins.\n"
     assert checkpoints._choose(tmp_path, None, settings) is None
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="no complete checkpoint; checkpoint-1: trainer_state.json.*missing.*`auto`"):
@@ -393,6 +436,27 @@ def test_what_can_be_asked_for(finished, tmp_path, caplog):
     for resume, step in ((None, 0), (False, 0), (str(run / "checkpoint-1"), 1)):
         with pytest.raises(ValueError, match=f"holds checkpoint-2 of a run already, .* would begin at step {step}"):
             checkpoints._choose(run, resume, settings)
+    assert find_flaw("nowhere") == "there is no such folder"
+
+
+def test_a_run_does_not_begin_among_checkpoints_of_another_script(finished, tmp_path):
+    run = Path(shutil.copytree(finished["stage2_instruct"], tmp_path / "run"))
+    settings = read_settings(run / "checkpoint-2")
+    (run / "checkpoint-3").touch()  # a file
+    (run / "checkpoint-4").mkdir()  # a torn one is in nobody's way
+    disown(run / "checkpoint-2")
+    assert "was not written by examples/sft.py" in find_flaw(run / "checkpoint-2")
+    for resume in (None, "auto", "true", run / "checkpoint-1"):
+        with pytest.raises(ValueError, match="holds checkpoint-2 of a run of another script already.* Give another"):
+            checkpoints._choose(run, resume, settings)
+    shutil.rmtree(run / "checkpoint-2")
+    assert checkpoints._choose(run, "auto", settings) == str(run / "checkpoint-1")
+
+
+def test_whatever_goes_wrong_in_the_main_process_reaches_all(checkpoint, rows, tmp_path):
+    (tmp_path / "out" / "checkpoint-1" / "trainer_state.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match="out: IsADirectoryError"):
+        sft.main(flags(checkpoint, rows, tmp_path / "out"))
 
 
 def test_a_finished_run_has_nothing_left_to_train(finished, checkpoint, rows, tmp_path):
@@ -411,6 +475,9 @@ def test_nor_has_a_finished_stream(checkpoint, rows, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "out", tmp_path / "whole")
     sft.main([*run, "--max_steps", "3", "--ignore_data_skip", "true"])  # begins with the first rows again
     assert [entry["step"] for entry in history(tmp_path / "out")] == [1, 2, 3, 3]
+    dealt = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
+    with pytest.raises(ValueError, match=r"size was 4, is 2; .*steps was 1, is 2; .*workers was 0, is 1 .*other rows"):
+        sft.main([*run, *(word for name, value in dealt.items() for word in (f"--{name}", str(value)))])
 
 
 def test_a_run_with_other_settings_is_refused(finished, checkpoint, rows, tmp_path):
@@ -428,24 +495,82 @@ def test_a_run_with_other_settings_is_refused(finished, checkpoint, rows, tmp_pa
         sft.main(flags(checkpoint, other, output, max_steps=2, **changes))
     text = str(error.value)
     assert "optim was adamw_torch_fused, is adafactor (its optimizer's state would be lost)" in text
-    assert "rows in a step was 4, is 2; rows was 11, is 10; digest of the rows was " in text
-    assert "seed was 42, is 7 (the run would go on with other rows than those that come next)" in text
+    assert "rows in a step was 4, is 2; rows was 11, is 10; " in text and "digest of the rows was " in text
+    assert "seed was 42, is 7; " in text and "(the run would go on with other rows or labels than those that" in text
     assert "learning_rate was 0.01, is 0.5 (a checkpoint keeps these, and a new value would do nothing)" in text
     assert "Set it back, or begin a new run in another output_dir." in text
     with pytest.raises(ValueError, match="whole weights, is plain PyTorch, adapters; trained weights was"):
         sft.main(flags(checkpoint, rows, output, config="stage2_lora.yaml", lora_r=4, max_steps=2))
 
 
+def test_a_run_with_other_labels_is_refused(finished, checkpoint, rows, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    processor.video_processor.fps, processor.chat_template = 2.0, processor.chat_template.replace("Valley,", "Hills,")
+    processor.save_pretrained(other)
+    output = shutil.copytree(finished["stage2_instruct"], tmp_path / "run")
+    changes = {"max_length": 1000, "on_long_row": "drop", "assistant_only_loss": False, "pack_batches": True}
+    changes |= {"loss_type": "dft", "gradient_checkpointing": False}
+    with pytest.raises(ValueError) as error:
+        sft.main(flags(other, rows, output, max_steps=2, lr_scheduler_type="constant", **changes))
+    refused, told = str(error.value).split(" Also changed, which alone is allowed: ")
+    for words in (
+        "max_length was 2048, is 1000; on_long_row was cut, is drop; padding_free was False, is True",
+        "assistant_only_loss was True, is False",
+        "video_processor fps was 0.5, is 2.0",
+        "digest of the chat template was",
+        "loss_type was nll, is dft (the run would train for something else)",
+    ):
+        assert words in refused
+    assert "gradient_checkpointing was True, is False" in told and f"model was {checkpoint}, is {other}" in told
+    assert "vocabulary" not in refused and "digest of the rows" not in refused
+
+
+def test_an_adapter_is_not_put_on_another_base_or_into_another_form(finished, checkpoint, rows, tmp_path):
+    output = shutil.copytree(finished["stage2_lora"], tmp_path / "run")
+    run = {"config": "stage2_lora.yaml", "max_steps": 2, "lr_scheduler_type": "constant"}
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(other)
+    with pytest.raises(ValueError, match=r"base model was .* digest of the base model was .*adapter was trained"):
+        sft.main(flags(other, rows, output, lora_r=4, **run))
+    with pytest.raises(ValueError, match=r"trained weights was .*lora_r was 4, is 8; lora_alpha was 256, is 64 \("):
+        sft.main(flags(checkpoint, rows, output, lora_r=8, lora_alpha=64, **run))
+
+
 def test_what_may_change_is_told(finished, checkpoint, rows, tmp_path, caplog):
-    output = Path(shutil.copytree(finished["stage2_instruct"], tmp_path / "run"))
+    output = Path(shutil.copytree(finished["stage2_lora"], tmp_path / "run"))
     moved = tmp_path / "moved.json"
     moved.write_text(rows.read_text())
-    changes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3}
-    changes |= {"lr_scheduler_type": "constant"}
-    sft.main(flags(checkpoint, moved, output, **changes))
-    (text,) = (message for message in messages(caplog) if "differs" in message)
-    assert "per_device_train_batch_size was 4, is 2; gradient_accumulation_steps was 1, is 2; max_steps was 2" in text
+    changes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3, "lora_dropout": 0.1}
+    changes |= {"dtype": "bfloat16", "on_bad_sample": "skip", "gradient_checkpointing": False}
+    unheard = {"save_steps": 5, "logging_steps": 1, "dataloader_num_workers": 1, "save_total_limit": 3}
+    run = {"config": "stage2_lora.yaml", "lora_r": 4, "lr_scheduler_type": "constant"}
+    sft.main(flags(checkpoint, moved, output, **run, **changes, **unheard))
+    (text,) = (message for message in warnings(caplog) if "differs" in message)
+    for words in (
+        "per_device_train_batch_size was 4, is 2; gradient_accumulation_steps was 1, is 2",
+        "max_steps was 2, is 3",
+        "gradient_checkpointing was True, is False",
+        "on_bad_sample was raise, is skip",
+        "dtype was torch.float32, is torch.bfloat16",
+        "lora_dropout was 0.05, is 0.1",
+    ):
+        assert words in text
+    assert not any(name in text for name in unheard) and text.count(" was ") <= 8
     assert [entry["step"] for entry in history(output)] == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_rows_of_an_epoch_are_counted_as_accelerate_deals_them(drop_last):
+    for rows, batch, processes in itertools.product(range(1, 25), (1, 2, 3), (1, 2, 4)):
+        batches = [BatchSampler(range(rows), batch, drop_last) for _ in range(processes)]
+        shards = [BatchSamplerShard(sampler, processes, rank) for rank, sampler in enumerate(batches)]
+        dealt = sum(len(part) for shard in (shards if processes > 1 else batches) for part in shard)
+        args = SimpleNamespace(world_size=processes, per_device_train_batch_size=batch, dataloader_drop_last=drop_last)
+        assert checkpoints._count_rows(rows, args) == dealt, (rows, batch, processes)
 
 
 def test_rows_may_move_but_not_change(rows, tmp_path):
@@ -460,98 +585,109 @@ def test_rows_may_move_but_not_change(rows, tmp_path):
     assert checkpoints._digest(load_rows([tmp_path / "turned.json"])) != digest
 
 
-def test_weights_without_an_optimizer_and_folders_of_others_are_refused(checkpoint, rows, tmp_path):
+@pytest.mark.parametrize("column", ["images", "start", "end"])
+def test_which_image_and_which_seconds_are_of_the_rows(column, rows):
+    def change(row, value):
+        row["images"] = [value] if column == "images" else []
+        for block in row["messages"][0]["content"]:
+            block |= {} if column == "images" else {column: value}
+        return row
+
+    before, after = ("a/1.png", "a/2.png") if column == "images" else (1.0, 2.0)
+    one, other, moved = (
+        checkpoints._digest(load_rows([rows]).map(change, fn_kwargs={"value": value}))
+        for value in (before, after, before.replace("a/", "b/") if column == "images" else before)
+    )
+    assert one == moved != other
+
+
+def test_weights_without_an_optimizer_are_refused(checkpoint, rows, tmp_path):
     output = tmp_path / "out"
     sft.main(flags(checkpoint, rows, output, max_steps=1, save_only_model=True))
     with pytest.raises(ValueError, match="checkpoint-1 holds weights only .save_only_model.*model_name_or_path"):
         sft.main(flags(checkpoint, rows, output, max_steps=2))
-    state = checkpoints._read(output / "checkpoint-1")
-    del state["stateful_callbacks"]["CheckpointKeeper"]
-    (output / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
-    assert "was not written by examples/sft.py" in find_flaw(output / "checkpoint-1")
 
 
 # --- Two processes -------------------------------------------------------------------------------------------------
 
-MACHINES = {
-    "ddp": {"distributed_type": "MULTI_GPU"},
-    "zero2": {
-        "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {"deepspeed_multinode_launcher": "standard", "zero3_init_flag": False, "zero_stage": 2},
-    },
-}
-STREAMING = """
+# The means of several processes leave out the rows that fill up an epoch's last step, but in an epoch that was
+# resumed Accelerate does not know which these are. Nothing is trained on them.
+MEANS = {"entropy", "mean_token_accuracy"}
+TWO = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "remove_unused_columns": False}
+FLOAT32 = ("--mixed_precision", "no")  # for the files of DeepSpeed, which say bf16
+RESUMING = """
+import json, shutil, sys
+from pathlib import Path
+from unittest import mock
+
 import sft
+from accelerate import Accelerator
 from transformers_valley.data import load_rows
-sft.load_rows = lambda *args: load_rows(*args).to_iterable_dataset(num_shards={shards})
-if __name__ == "__main__":
-    sft.main()
+
+whole, resumed, output, shards = json.loads(Path(sys.argv[1]).read_text())
+if shards:
+    sft.load_rows = lambda *args: load_rows(*args).to_iterable_dataset(num_shards=shards)
+with mock.patch.object(Accelerator, "end_training"):  # the processes stay together
+    trainer = sft.main(whole)
+    if trainer.is_world_process_zero():
+        shutil.copytree(f"{trainer.args.output_dir}/checkpoint-4", f"{output}/checkpoint-4")
+    trainer.accelerator.wait_for_everyone()
+    sft.main(resumed)
+Accelerator().end_training()
 """
 
 
-def launch(machine, script, arguments, folder, port):
-    """The command that people type, on two processes of this machine, in a group that one signal kills."""
-    config = {"compute_environment": "LOCAL_MACHINE", "use_cpu": True, "num_machines": 1, "num_processes": 2}
-    config |= {"machine_rank": 0, "mixed_precision": "no", "rdzv_backend": "static", "main_process_port": port}
-    (folder / "machine.yaml").write_text(yaml.safe_dump(config | MACHINES[machine]))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "machine.yaml")]
-    paths = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # DeepSpeed looks for ninja
-        "PYTHONPATH": f"{Path(sft.__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
-    }
-    return subprocess.Popen(
-        [*command, str(script), *arguments],
-        env=os.environ | paths,
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.mark.parametrize(
+    "config, shards, overrides",
+    [
+        ("ddp_cpu", None, {}),
+        pytest.param("ddp_cpu", 1, {"max_steps": 6}, marks=pytest.mark.slow),
+        pytest.param("ddp_cpu", 2, {"max_steps": 6}, marks=pytest.mark.slow),
+        pytest.param("zero2", None, {"config": "stage2_lora.yaml", "lora_r": 4}, marks=pytest.mark.slow),
+    ],
+    ids=["ddp", "ddp, a stream dealt out", "ddp, a stream in two shards", "zero2, lora"],
+)
+def test_two_processes_go_on_bit_by_bit(config, shards, overrides, checkpoint, rows, tmp_path):
+    """In one launch, which takes longer than both runs in it."""
+    if config == "zero2":
+        needs_deepspeed()
+    whole, resumed = (flags(checkpoint, rows, tmp_path / name, **TWO | overrides) for name in ("whole", "resumed"))
+    (tmp_path / "resuming.py").write_text(RESUMING)
+    (tmp_path / "flags.json").write_text(json.dumps([whole, resumed, str(tmp_path / "resumed"), shards], default=str))
+    precision = FLOAT32 if config == "zero2" else ()
+    script, options = tmp_path / "resuming.py", tmp_path / "flags.json"
+    ended, log = launch(tmp_path / "log.txt", config, script, options, launch_flags=precision)
+    assert ended == 0 and log.count("Going on from") == 1, log
+    assert_same_run(tmp_path / "resumed", tmp_path / "whole", TIMES | MEANS)
+    if not shards:
+        alone = TWO | overrides | {"gradient_accumulation_steps": 4}
+        with pytest.raises(ValueError, match="filled up for all processes, was 12, is 11 .* processes was 2, is 1"):
+            sft.main(flags(checkpoint, rows, tmp_path / "resumed", **alone))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "machine, overrides",
-    [
-        ("ddp", {}),
-        ("ddp", {"shards": 1, "max_steps": 12}),
-        ("ddp", {"shards": 2, "max_steps": 12}),
-        ("zero2", {}),
-        ("zero2", {"config": "stage2_lora.yaml", "lora_r": 4}),
-    ],
-    ids=["ddp", "ddp, a stream dealt out", "ddp, a stream in two shards", "zero2", "zero2, lora"],
-)
-def test_two_killed_processes_go_on_bit_by_bit(machine, overrides, checkpoint, rows, tmp_path, request):
-    if machine == "zero2":
-        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    script = Path(sft.__file__)
-    if shards := overrides.get("shards"):
-        script = tmp_path / "streaming.py"
-        script.write_text(STREAMING.format(shards=shards))
-    options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "num_train_epochs": 4}
-    options |= {"save_total_limit": 1, "ddp_find_unused_parameters": False, "remove_unused_columns": False}
-    options |= {name: value for name, value in overrides.items() if name != "shards"}
-    port = 29600 + len(request.node.name)
+def test_two_killed_processes_go_on_bit_by_bit(checkpoint, rows, tmp_path):
+    needs_deepspeed()
+    options = {**TWO, "num_train_epochs": 4, "save_total_limit": 1}
     whole, killed = (flags(checkpoint, rows, tmp_path / name, **options) for name in ("whole", "killed"))
-    run = launch(machine, script, whole, tmp_path, port)
-    errors = run.communicate()[1]
-    assert run.returncode == 0, errors
+    ended, log = launch(tmp_path / "whole.txt", "zero2", sft.__file__, *whole, launch_flags=FLOAT32)
+    assert ended == 0, log
 
-    output = tmp_path / "killed"
-    run = launch(machine, script, killed, tmp_path, port)
-    while not any(find_flaw(folder) is None for folder in checkpoints._list_checkpoints(output)):
-        assert run.poll() is None, run.stderr.read()
-        time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
+    output, end = tmp_path / "killed", time.monotonic() + 300
+    with launched(tmp_path / "killed.txt", "zero2", sft.__file__, *killed, launch_flags=FLOAT32) as process:
+        while not any(find_flaw(folder) is None for folder in checkpoints._list_checkpoints(output)):
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "killed.txt").read_text()
+            time.sleep(0.01)
+        kill(process)
+    assert not (output / "model.safetensors").exists()
 
-    run = launch(machine, script, killed, tmp_path, port)
-    errors = run.communicate()[1]
-    assert run.returncode == 0 and errors.count("Going on from") == 1, errors
-    assert_same_run(output, tmp_path / "whole")
+    ended, log = launch(tmp_path / "resumed.txt", "zero2", sft.__file__, *killed, launch_flags=FLOAT32)
+    assert ended == 0 and log.count("Going on from") == 1, log
+    assert_same_run(output, tmp_path / "whole", TIMES | MEANS)
     (last,) = output.glob("checkpoint-*")
-    settings = checkpoints._record(checkpoints._read(last))["settings"]
+    settings = read_settings(last)
     assert settings["run"]["processes"] == 2 and (last / "rng_state_1.pth").exists()
-    assert settings["state"]["backend"].startswith("DeepSpeed ZeRO-2 on 2" if machine == "zero2" else "plain PyTorch")
-    if machine == "zero2":  # transformers would drop the optimizer without a word
-        with pytest.raises(ValueError, match="backend was DeepSpeed ZeRO-2 on 2 processes in float32, .* is plain"):
-            sft.main(killed)
+    assert any(name.startswith("global_step") for name in checkpoints._list_read(last))
+    # transformers would drop the optimizer without a word
+    with pytest.raises(ValueError, match="backend was DeepSpeed ZeRO-2 on 2 processes in float32, .* is plain"):
+        sft.main(killed)

@@ -23,7 +23,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, IterableDataset, Value
 from safetensors import SafetensorError
-from torch import Generator
+from torch import Generator, Tensor
+from torch.nn import Parameter
 from torch.utils.data import get_worker_info
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback
@@ -36,9 +37,32 @@ logger = logging.get_logger(__name__)
 # What a resumed run cannot change, and why. All else that differs is told and used.
 REFUSED = {
     "state": "its optimizer's state would be lost",
-    "rows": "the run would go on with other rows than those that come next",
+    "adapter": "its adapter was trained on that base model, in that form",
+    "rows": "the run would go on with other rows or labels than those that come next",
+    "loss": "the run would train for something else",
     "rates": "a checkpoint keeps these, and a new value would do nothing",
 }
+# Where names of SFTConfig and of ValleyDataCollator are recorded; those that are not here are told, or ignored.
+_GROUPS = {
+    "state": ("optim", "optim_args", "optim_target_modules"),
+    "rows": (
+        *("seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last", "accelerator_config"),
+        *("max_length", "on_long_row", "padding_free", "assistant_only_loss", "completion_only_loss"),
+    ),
+    "loss": ("loss_type", "label_smoothing_factor"),
+    "rates": ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+}
+# Where a run writes, what it reports and evaluates, and how fast it reads: nothing that is trained depends on these.
+_IGNORED = re.compile(
+    "log|disable_tqdm|report_to|run_name|project|trackio|hub|push|output_dir|save_(?!only_model)|enable_jit|resume|"
+    "restore|do_|eval|per_device_eval|prediction_loss|include_|batch_eval|metric|greater|load_best|dataloader_|"
+    "dataset_num_proc|debug|skip_memory|local_rank|ddp_timeout"
+)
+# The files that a resume reads. Those with the state of generators are looked at one by one.
+_READ = re.compile(
+    r"((adapter_|pytorch_)?model[^/]*\.(safetensors|bin)(\.index\.json)?|(optimizer|scheduler|scaler)\.pt|latest|"
+    r"global_step\d+/.*)$"
+)
 # transformers leaves it in a folder while it writes there after a SIGTERM (`enable_jit_checkpoint`).
 _UNFINISHED = "checkpoint-is-incomplete.txt"
 # safetensors gives the number in words; torch fails where a write came out short, and says that alone.
@@ -69,7 +93,8 @@ def find_checkpoint(trainer) -> str | None:
 
     Raises:
         ValueError: if there is no such checkpoint, it is incomplete, the run differs from the one that wrote it so
-            that it could not be gone on with, or `output_dir` holds later ones of another run.
+            that it could not be gone on with, or `output_dir` holds later ones. All processes raise it, also where
+            the main process alone met an error.
     """
     args = trainer.args
     settings = describe_run(trainer)
@@ -79,8 +104,8 @@ def find_checkpoint(trainer) -> str | None:
     if trainer.is_world_process_zero():
         try:
             found = _choose(args.output_dir, args.resume_from_checkpoint, settings)
-        except ValueError as reason:
-            error = str(reason)
+        except Exception as reason:  # of whatever kind: the others wait below
+            error = str(reason) if isinstance(reason, ValueError) else f"{args.output_dir}: {reason!r}"
     found, error = broadcast_object_list([found, error])
     if error:
         raise ValueError(error)
@@ -113,6 +138,8 @@ def find_flaw(folder: str | os.PathLike) -> str | None:
         `str` that names the file, or `None`.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
     try:
         state = _read(folder)
     except FileNotFoundError:
@@ -158,7 +185,7 @@ class CheckpointKeeper(TrainerCallback, ExportableState):
 
     def state(self) -> dict:
         """Trainer asks for it right before it writes `trainer_state.json`, the last of a checkpoint's files."""
-        files = {} if self.folder is None else _list_files(self.folder())
+        files = {} if self.folder is None else _list_read(self.folder())
         return {"args": {"settings": self.settings, "limit": self.limit}, "attributes": {}, "files": files}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -183,58 +210,74 @@ class CheckpointKeeper(TrainerCallback, ExportableState):
         PartialState().wait_for_everyone()  # each process writes files of its own
         if not self.limit or not state.is_world_process_zero or find_flaw(self.folder()):
             return
-        folders = _list_checkpoints(args.output_dir)
+        folders = [folder for folder in _list_checkpoints(args.output_dir) if not _is_foreign(folder)]
         kept = [folder for folder in folders if not find_flaw(folder)][: self.limit]
         kept += [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
         for folder in folders:
-            if folder not in kept:
+            if folder not in kept and _step(folder) < state.global_step:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe_run(trainer) -> dict[str, dict[str, Any]]:
     """What decides how a run goes on: groups of settings, those of `REFUSED` and `"run"`, each name to value."""
-    args, dataset = trainer.args, trainer.train_dataset
+    args, dataset, model, processor = trainer.args, trainer.train_dataset, trainer.model, trainer.processing_class
     stream = isinstance(dataset, IterableDataset)
-    trained = sorted(name for name, weight in trainer.model.named_parameters() if weight.requires_grad)
+    values = args.to_dict() | _plain(trainer.data_collator)
+    groups = {group: {name: values.pop(name) for name in names if name in values} for group, names in _GROUPS.items()}
+
+    trained = {name: _shape(weight) for name, weight in sorted(model.named_parameters()) if weight.requires_grad}
+    groups["state"] |= {
+        "backend": _name_backend(trainer),
+        "trained weights": f"{len(trained)}, digest {_hash(trained)}",
+    }
+
     share = {  # how a step's rows are dealt to processes and passes
         "processes": args.world_size,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
     }
-    rows = {"rows in a step": math.prod(share.values())}
     if stream or args.train_sampling_strategy not in ("random", "sequential"):
-        rows |= share  # their order depends on it
+        groups["rows"] |= share  # their order depends on it
     if stream:
-        rows["dataloader_num_workers"] = args.dataloader_num_workers
-    rows |= {
+        groups["rows"]["dataloader_num_workers"] = args.dataloader_num_workers
+    groups["rows"] |= {
+        "rows in a step": math.prod(share.values()),
         "rows": "a stream" if stream else len(dataset),
+        "rows of an epoch, filled up for all processes,": None if stream else _count_rows(len(dataset), args),
         "digest of the rows": _digest(dataset),
-        **{name: getattr(args, name) for name in ("seed", "data_seed", "train_sampling_strategy")},
-        "dataloader_drop_last": args.dataloader_drop_last,
     }
-    held = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-    free = (
-        "max_steps",
-        "num_train_epochs",
-        "warmup_steps",
-        "max_grad_norm",
-        "max_length",
-        "bf16",
-        "fp16",
-        "save_only_model",
-    )
-    return {
-        "state": {
-            "backend": _name_backend(trainer),
-            "optim": args.optim.value,
-            "trained weights": f"{len(trained)}, digest {_hash(trained)}",
-        },
-        "rows": rows,
-        "rates": {name: getattr(args, name) for name in held},
-        "run": share
-        | {name: getattr(args, name) for name in free}
-        | {"lr_scheduler_type": args.lr_scheduler_type.value, "model": trainer.model.config.name_or_path},
+    for name in ("image_processor", "video_processor"):
+        if part := getattr(processor, name, None):
+            groups["rows"] |= {f"{name} {key}": value for key, value in part.to_dict().items() if key != "auto_map"}
+    groups["rows"] |= _plain(processor) | {
+        "digest of the chat template": _hash(processor.chat_template),
+        "digest of the vocabulary": _hash(sorted(getattr(processor, "tokenizer", processor).get_vocab().items())),
     }
+    groups["rows"].pop("chat_template", None)
+
+    groups["run"] = share | {name: value for name, value in values.items() if not _IGNORED.match(name)}
+    groups["run"] |= {
+        "model": model.config.name_or_path,
+        "dtype": model.config.dtype,
+        "attn_implementation": model.config._attn_implementation,
+    }
+    if peft_config := getattr(model, "peft_config", None):
+        adapter = peft_config["default"].to_dict()
+        groups["run"]["lora_dropout"] = adapter.pop("lora_dropout", None)
+        written = ("peft_version", "inference_mode", "base_model_name_or_path", "auto_mapping")
+        groups["adapter"] = {
+            "base model": model.config.name_or_path,
+            "digest of the base model": _hash(
+                [
+                    (name, _shape(weight), _sample(weight))
+                    for name, weight in model.named_parameters()
+                    if not weight.requires_grad
+                ]
+            ),
+            # By the names of the recipe: lora_r, lora_target_modules, …
+            **{f"lora_{name.removeprefix('lora_')}": value for name, value in adapter.items() if name not in written},
+        }
+    return json.loads(json.dumps(groups, default=lambda value: sorted(value) if type(value) is set else str(value)))
 
 
 @contextlib.contextmanager
@@ -287,16 +330,19 @@ def _choose(output_dir: str, resume: str | bool | None, settings: dict) -> str |
         if flaw := find_flaw(found):
             raise ValueError(f"{found} is not complete: {flaw}. Say `auto` for the last complete one.")
     step = 0 if found is None else _read(found)["global_step"]
-    if later := [folder for folder in complete if _read(folder)["global_step"] > step]:
+    foreign = [folder for folder in flaws if _is_foreign(folder)]
+    if later := [folder for folder in flaws if folder in complete + foreign and _step(folder) > step]:
+        ours = later[0] in complete
         raise ValueError(
-            f"{output_dir} holds {later[0].name} of a run already, and this one would begin at step {step}. Go on "
-            "with --resume_from_checkpoint auto, give another output_dir, or delete what is there."
+            f"{output_dir} holds {later[0].name} of a run {'' if ours else 'of another script '}already, and this one "
+            f"would begin at step {step}. {'Go on with --resume_from_checkpoint auto, give' if ours else 'Give'} "
+            "another output_dir, or delete what is there."
         )
     if found is not None:
         _compare(found, settings)
-        logger.warning(f"Going on from {found}.")
+        print(f"Going on from {found}.")
     elif asked == "auto":
-        logger.warning(f"{output_dir} has no complete checkpoint: the run begins.")
+        print(f"{output_dir} has no complete checkpoint: the run begins.")
     return None if found is None else str(found)
 
 
@@ -315,13 +361,15 @@ def _compare(folder: Path, settings: dict) -> None:
         )
     changes = {}
     for group, values in settings.items():
-        old = before[group]
-        lines = [f"{name} was {old.get(name)}, is {new}" for name, new in values.items() if old.get(name) != new]
+        old = before.get(group, {})  # what it did not record yet is taken for unchanged
+        lines = [f"{name} was {old[name]}, is {new}" for name, new in values.items() if old.get(name, new) != new]
         if lines:
             changes[group] = "; ".join(lines)
     if refused := [f"{changes[group]} ({reason})" for group, reason in REFUSED.items() if group in changes]:
+        told = f" Also changed, which alone is allowed: {changes['run']}." if "run" in changes else ""
         raise ValueError(
             f"{folder} is of another run: {'. '.join(refused)}. Set it back, or begin a new run in another output_dir."
+            + told
         )
     if changes:
         logger.warning(f"This run differs from the one that wrote {folder}: {changes['run']}.")
@@ -367,21 +415,54 @@ def _name_backend(trainer) -> str:
         # Its shards are of one number of processes and one precision.
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
         return f"DeepSpeed ZeRO-{stage} on {args.world_size} processes in {precision}, {weights}"
-    return f"{'FSDP' if trainer.is_fsdp_enabled else 'plain PyTorch'}, {weights}"
+    return f"plain PyTorch, {weights}"
+
+
+def _count_rows(rows: int, args) -> int:
+    """
+    Rows that all processes train together in an epoch of a data set of so many.
+
+    Accelerate gives every process as many batches as the others, and as full: it fills up with rows from the epoch's
+    start, or leaves the last ones out (`dataloader_drop_last`). Where this count is the same, so are the rows.
+    """
+    processes, batch = args.world_size, args.per_device_train_batch_size
+    if args.dataloader_drop_last:
+        return rows // batch // processes * processes * batch
+    return rows if processes == 1 else math.ceil(rows / (processes * batch)) * processes * batch
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    """Its attributes that are words, numbers or switches."""
+    values = getattr(thing, "__dict__", {}).items()
+    return {name: value for name, value in values if name[0] != "_" and isinstance(value, str | int | float | None)}
+
+
+def _shape(weight: Tensor) -> list[int]:
+    return list(getattr(weight, "ds_shape", weight.shape))  # ZeRO-3's name for that of the whole
+
+
+def _sample(weight: Tensor) -> list[float]:
+    """A few values, as the coarsest `dtype` reads them. None of quantised weights, nor of those that ZeRO-3 spread."""
+    return weight.detach().flatten()[:8].bfloat16().tolist() if type(weight) is Parameter else []
 
 
 def _digest(dataset: Dataset | IterableDataset) -> str:
-    """Of the words and file names of some hundred rows, not of the folders that the files are in."""
+    """Of the words, file names and seconds of some hundred rows, not of the folders that the files are in."""
     if isinstance(dataset, IterableDataset):
         rows = dataset.take(64)
     else:
         rows = dataset.select(range(0, len(dataset), max(1, len(dataset) // 512)))
     return _hash(
         [
-            [block["text"], block["path"] and os.path.basename(block["path"])]
+            (
+                [os.path.basename(image) for image in row["images"]],
+                [
+                    [block["text"], block["path"] and os.path.basename(block["path"]), block["start"], block["end"]]
+                    for message in row["messages"]
+                    for block in message["content"]
+                ],
+            )
             for row in rows
-            for message in row["messages"]
-            for block in message["content"]
         ]
     )
 
@@ -392,15 +473,18 @@ def _hash(value: Any) -> str:
 
 def _list_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     """The last first."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+    paths = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
+    return sorted((path for path in paths if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step, reverse=True)
 
 
-def _list_files(folder: Path) -> dict[str, int]:
-    """Bytes of every file below a folder that does not change any more."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    names = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    return {name: size for name, size in sorted(names.items()) if not re.match("rng_state|" + _UNFINISHED, name)}
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def _list_read(folder: Path) -> dict[str, int]:
+    """Bytes of the files below a folder that a resume reads, and that do not change any more."""
+    names = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return {name: size for name, size in sorted(names.items()) if _READ.match(name)}
 
 
 def _read(folder: str | os.PathLike) -> dict[str, Any]:
@@ -409,8 +493,16 @@ def _read(folder: str | os.PathLike) -> dict[str, Any]:
 
 def _record(state: dict[str, Any]) -> dict[str, Any] | None:
     """What [`CheckpointKeeper`] wrote."""
-    entry = state["stateful_callbacks"].get(CheckpointKeeper.__name__)
+    entry = (state.get("stateful_callbacks") or {}).get(CheckpointKeeper.__name__)
     return entry and {"settings": entry["args"]["settings"], "files": entry["files"]}
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether another script wrote it: nothing is known of what is in it, and it is left alone."""
+    try:
+        return _record(_read(folder)) is None
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 __all__ = ["CheckpointKeeper", "describe_run", "explain_full_disk", "find_checkpoint", "find_flaw"]
