@@ -111,6 +111,7 @@ def _workplace(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     for name in ("path/to/valley", "outputs/quickstart/checkpoint", "outputs/stage1_align", "outputs/stage2_instruct"):
         shutil.copytree(checkpoint, folder / name)
+    shutil.copytree(checkpoint, folder / "outputs/stage1_align/checkpoint-3000")  # killed before it was complete
 
     recipe = yaml.safe_load((CONFIGS / "stage2_lora.yaml").read_text())
     lora = LoraConfig(target_modules=recipe["lora_target_modules"], modules_to_save=recipe["lora_modules_to_save"])
