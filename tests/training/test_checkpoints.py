@@ -240,11 +240,11 @@ def test_a_stream_goes_on_without_decoding_what_was_trained(
     workers, batches, checkpoint, rows, tmp_path, monkeypatch, capsys
 ):
     stream(monkeypatch)
-    overrides = {"max_steps": 12, "save_steps": 5, "per_device_train_batch_size": 2}  # it ends in between
+    overrides = {"max_steps": 8, "save_steps": 6, "per_device_train_batch_size": 2}  # it ends in between
     overrides |= {"dataloader_num_workers": workers, "remove_unused_columns": False}
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **overrides))
     killed = flags(checkpoint, rows, tmp_path / "killed", **overrides)
-    run_killed(killed, step=12)
+    run_killed(killed, step=8)
     decode, log = video_processing_valley.sample_video, tmp_path / "decoded"
 
     def decode_and_tell(clip, **kwargs):
@@ -254,7 +254,7 @@ def test_a_stream_goes_on_without_decoding_what_was_trained(
 
     monkeypatch.setattr(video_processing_valley, "sample_video", decode_and_tell)
     sft.main(killed)
-    assert f"Going on from {tmp_path / 'killed' / 'checkpoint-10'}.\n" in capsys.readouterr().out
+    assert f"Going on from {tmp_path / 'killed' / 'checkpoint-6'}.\n" in capsys.readouterr().out
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     # Two steps, one batch that is looked at ahead, and what workers prefetch. At most one row in two has a clip.
     assert 0 < len(log.read_text().splitlines()) <= batches
