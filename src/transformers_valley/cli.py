@@ -300,10 +300,10 @@ def estimate(
     ],
     num_gpus: Annotated[int, typer.Option(help="GPUs, over all machines.", min=1, metavar="NUMBER")] = 8,
     gpu: Annotated[
-        Literal["A100-40GB", "A100-80GB", "H100", "H200", "L40S", "RTX4090"], typer.Option(help="Which.")
+        Literal["A100-40GB", "A100-80GB", "H100-SXM", "H200-SXM", "L40S", "RTX4090"], typer.Option(help="Which.")
     ] = "A100-80GB",
     gpu_memory: Annotated[
-        float | None, typer.Option(help="Its memory.", metavar="GIB", show_default="that of the GPU")
+        float | None, typer.Option(help="Its memory.", min=1, metavar="GIB", show_default="that of the GPU")
     ] = None,
     utilization: Annotated[
         float, typer.Option(help="Share of its peak arithmetic that is reached: an assumption.", min=0.01, max=1)

@@ -180,7 +180,7 @@ def test_names_that_peft_takes_are_taken(model, target):
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(target_modules=target, modules_to_save=["multi_modal_projector"])
-    checks._check_adapter_names(model, config)
+    checks.check_adapter_names(model, config)
     get_peft_model(model, config)
 
 

@@ -42,7 +42,7 @@ def check_arguments(valley_args, training_args, model_args) -> None:
             "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
             "known then: set streaming: false, or leave it out."
         )
-    _check_options(training_args)
+    check_options(training_args)
     _check_evaluation(valley_args, training_args)
 
 
@@ -68,7 +68,7 @@ def _check_model_type(valley_args, model_args) -> None:
         )
 
 
-def _check_options(args) -> None:
+def check_options(args) -> None:
     """TRL's options that have no effect on a Valley, or none that is wanted."""
     if args.packing or args.padding_free:
         option = "packing" if args.packing else "padding_free"
@@ -132,7 +132,7 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
     number = len(rows) if isinstance(rows, Dataset) else sum(1 for _ in rows.take(enough))
     check_number_of_rows(number, training_args)
     if peft_config is not None:
-        _check_adapter_names(model, peft_config)
+        check_adapter_names(model, peft_config)
 
 
 def _check_processor(model, processor: ValleyProcessor, max_length: int | None) -> None:
@@ -177,7 +177,7 @@ def check_number_of_rows(number: int, args) -> None:
         )
 
 
-def _check_adapter_names(model: torch.nn.Module, peft_config) -> None:
+def check_adapter_names(model: torch.nn.Module, peft_config) -> None:
     """peft passes over a name that matches nothing, as long as another one does."""
     names = [name for name, _ in model.named_modules()]
     top = [name for name in names if name and name.count(".") <= 1]
@@ -209,4 +209,4 @@ def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
     return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
 
 
-__all__ = ["check_arguments", "check_number_of_rows", "check_parts"]
+__all__ = ["check_adapter_names", "check_arguments", "check_number_of_rows", "check_options", "check_parts"]

@@ -28,6 +28,8 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration
+from .callbacks import count_parameters
+from .checks import check_adapter_names, check_options
 from .stages import NEVER_QUANTIZED, ValleyArguments, set_trainable
 
 
@@ -42,12 +44,13 @@ class GPU(NamedTuple):
 
 
 # From NVIDIA's data sheets; those of H100, H200 and L40S print the rate with sparsity, which is twice the dense one.
+# SXM: on PCIe, H100 and H200 are slower. An L40S of 48 GB shows 46,068 MiB, as error correction takes the rest.
 GPUS = {
     "A100-40GB": GPU(40, 312e12),
     "A100-80GB": GPU(80, 312e12),
-    "H100": GPU(80, 989e12),
-    "H200": GPU(141, 989e12),
-    "L40S": GPU(48, 362e12),
+    "H100-SXM": GPU(80, 989e12),
+    "H200-SXM": GPU(141, 989e12),
+    "L40S": GPU(45, 362e12),
     "RTX4090": GPU(24, 165e12),
 }
 
@@ -67,6 +70,18 @@ KNOWN_CONFIGS = {
     "lmsys/vicuna-13b-v1.5": LlamaConfig(**_LLAMA_13B),
     "meta-llama/Meta-Llama-3-8B-Instruct": LlamaConfig(**_LLAMA3_8B, num_key_value_heads=8),
     "Qwen/Qwen3-8B": Qwen3Config(**_QWEN3_8B, num_key_value_heads=8, head_dim=128),
+}
+
+# Bytes that AdamW's two moments take for each weight, without the scales of their blocks. `None`: the weight's own.
+STATE_BYTES = {
+    "adamw_torch": None,
+    "adamw_torch_fused": None,
+    "paged_adamw_32bit": 8,
+    "adamw_bnb_8bit": 2,
+    "adamw_8bit": 2,
+    "paged_adamw_8bit": 2,
+    "adamw_torch_8bit": 2,
+    "adamw_torch_4bit": 1,
 }
 
 
@@ -107,9 +122,19 @@ class Estimate:
 
 
 def read_recipe(argv: Sequence[str]) -> tuple[ValleyArguments, SFTConfig, ModelConfig]:
-    """The arguments of `examples/sft.py`, such as `["--config", FILE]`, as a machine with GPUs reads them."""
+    """
+    The arguments of `examples/sft.py`, such as `["--config", FILE]`, as a machine with GPUs reads them.
+
+    Raises:
+        ValueError: if a value is of another type, or a flag is unknown.
+    """
     parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
+    parser.error = _refuse  # argparse would print some hundred options and end the process
     return parser.parse_args_and_config([*argv, "--use_cpu", "true"])  # this one may have none
+
+
+def _refuse(message: str):
+    raise ValueError(message)
 
 
 def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> ValleyConfig:
@@ -120,15 +145,21 @@ def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> 
     each of Valley's six tokens; a tokenizer with rows to spare would need none.
 
     Raises:
-        ValueError: if there is no such config, or it is no Valley and nothing says what to join it with.
+        ValueError: if there is no such config, it is no Valley and nothing says what to join it with, or it is one
+            and something does.
     """
-    config = _read_config(model_args.model_name_or_path)
+    config = _read_config(model_args.model_name_or_path or "")
     if not valley_args.vision_model_name_or_path:
         if isinstance(config, ValleyConfig):
             return config
         raise ValueError(
             f"{model_args.model_name_or_path} is a {config.model_type} and no Valley. Name the vision model to join "
             "it with: --vision_model_name_or_path openai/clip-vit-large-patch14."
+        )
+    if isinstance(config, ValleyConfig):
+        raise ValueError(
+            f"{model_args.model_name_or_path} is a Valley already: leave vision_model_name_or_path="
+            f"{valley_args.vision_model_name_or_path!r} empty."
         )
     config.vocab_size += len(SPECIAL_TOKENS)
     vision = _read_config(valley_args.vision_model_name_or_path)
@@ -139,6 +170,11 @@ def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> 
 def _read_config(name: str) -> PreTrainedConfig:
     if name in KNOWN_CONFIGS and not os.path.isdir(name):
         return copy.deepcopy(KNOWN_CONFIGS[name])
+    if os.path.exists(os.path.join(name, "adapter_config.json")):
+        raise ValueError(
+            f"{name} is a LoRA adapter: merge it with its model first. docs/how-to/train_both_stages.md shows how, "
+            "under 'Use the result'."
+        )
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -171,31 +207,34 @@ def estimate(
             Positions of a row that hold no feature, as many as `max_length` leaves. Half of them are learnt.
 
     Raises:
-        ValueError: if the model has no config, nothing trains, a clip is longer than `max_length`, or what the
-            optimizer holds is not known.
+        ValueError: if `examples/sft.py` would refuse the recipe, the model has no config, a clip is longer than
+            `max_length`, or what the optimizer holds is not known.
     """
+    _check_recipe(valley_args, training_args, model_args)
     config = read_model_config(valley_args, model_args)
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    longest = training_args.max_length or patches + num_frames + text_tokens
-    text_tokens = min(text_tokens, longest - patches - num_frames)
+    if training_args.max_length is not None:
+        text_tokens = min(text_tokens, training_args.max_length - patches - num_frames)
     if text_tokens < 2:
         raise ValueError(
-            f"max_length={longest} leaves no room for text beside a clip of {patches} + {num_frames} positions. Raise "
-            "max_length, or estimate with fewer frames."
+            f"max_length={training_args.max_length} leaves no room for text beside a clip of {patches} + {num_frames} "
+            "positions. Raise max_length, or estimate with fewer frames."
         )
     rows = training_args.per_device_train_batch_size
     batch = rows, num_frames, text_tokens
     half = torch.bfloat16 if training_args.bf16 or training_args.fp16 else None
-    states = _state_bytes(training_args.optim.value)
+    states = _state_bytes(training_args.optim.value, torch.float32)  # ZeRO keeps weights in it
 
     model = _build(config, valley_args, model_args)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # which says what a tensor would be and holds nothing
         _base(model).tie_weights()
-        parameters = _count(model)
+        parameters = {part: Parameters(sum(pair), pair[0]) for part, pair in count_parameters(model).items()}
         trained = sum(part.trained for part in parameters.values())
         stored = _bytes(model, model_args)
-        gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = sum(parameter.numel() * parameter.element_size() for parameter in learnt)
+        own_states = sum(p.numel() * _state_bytes(training_args.optim.value, p.dtype) for p in learnt)
         activations = [_run(model, batch, recompute, half) for recompute in (True, False)]
         flops, recompute_flops = _count_flops(model, batch, half)
         if half is not None:  # DeepSpeed casts the whole model
@@ -206,7 +245,6 @@ def estimate(
 
     # DDP copies gradients into buckets (torch: DistributedDataParallel, `gradient_as_bucket_view`).
     buckets = gradients if num_gpus > 1 else 0
-    own_states = states * gradients / 4  # in the precision of the weights
     memory = {"DDP" if num_gpus > 1 else "one GPU": Memory(stored, gradients, own_states, buckets, *activations)}
     is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
     for stage in (1, 2, 3) if num_gpus > 1 else ():
@@ -237,6 +275,22 @@ def estimate(
     )
 
 
+def _check_recipe(valley_args: ValleyArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    """Refuse arguments that `examples/sft.py` refuses, or that are not counted here."""
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if (value := getattr(training_args, name)) < 1:
+            raise ValueError(f"{name}={value}, expected at least 1.")
+    if training_args.activation_offloading:
+        raise ValueError("What activation_offloading moves to the CPU is not counted here. Leave it out.")
+    check_options(training_args)
+    if model_args.use_peft and valley_args.trainable_modules:
+        raise ValueError(
+            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
+        )
+    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise ValueError("Quantized weights do not train: beside load_in_4bit or load_in_8bit, set use_peft: true.")
+
+
 def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: ModelConfig) -> nn.Module:
     """The model as `examples/sft.py` trains it."""
     dtype = torch.float32 if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
@@ -246,27 +300,19 @@ def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: Model
         if peft_config is None:
             set_trainable(model, valley_args.trainable_modules)
             return model
+        check_adapter_names(model, peft_config)
         model = get_peft_model(model, peft_config)
     is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:  # TRL trains in bfloat16 beside quantized weights
             parameter.data = parameter.data.to(torch.bfloat16 if is_quantized else torch.float32)
+        elif ".original_module." in name:  # what is trained whole is float32 before peft copies it
+            parameter.data = parameter.data.float()
     return model
 
 
 def _base(model: nn.Module) -> ValleyForConditionalGeneration:
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _count(model: nn.Module) -> dict[str, Parameters]:
-    """Weights of each part, adapters among those of the part that they are in."""
-    parts = ("vision_tower", "temporal_module", "multi_modal_projector", "language_model", "lm_head")
-    counts = {}
-    for part in parts:
-        # peft keeps the weights that a module trained whole began with
-        found = [p for n, p in model.named_parameters() if part in n.split(".") and "original_module" not in n]
-        counts[part] = Parameters(sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad))
-    return counts
 
 
 def _bytes(model: nn.Module, model_args: ModelConfig) -> float:
@@ -284,13 +330,13 @@ def _bytes(model: nn.Module, model_args: ModelConfig) -> float:
     return total
 
 
-def _state_bytes(optimizer: str) -> float:
-    """Bytes that an optimizer keeps for each weight of float32."""
-    if "8bit" in optimizer and "adamw" in optimizer:
-        return 2
-    if optimizer.startswith("adamw"):
-        return 8
-    raise ValueError(f"What optim={optimizer!r} holds per weight is not known here; known are those of AdamW.")
+def _state_bytes(optimizer: str, dtype: torch.dtype) -> int:
+    """Bytes that an optimizer keeps for each weight of this dtype."""
+    if optimizer not in STATE_BYTES:
+        raise ValueError(
+            f"What optim={optimizer!r} holds per weight is not known here; known are {', '.join(STATE_BYTES)}."
+        )
+    return STATE_BYTES[optimizer] or 2 * dtype.itemsize
 
 
 class _PeakMemory(TorchDispatchMode):
@@ -393,7 +439,7 @@ def format_estimate(
         rows (`int`, *optional*, defaults to 100000):
             Of an epoch.
     """
-    memory = memory or GPUS[gpu].memory
+    memory = GPUS[gpu].memory if memory is None else memory
     patches, frames, text = found.positions
     lines = ["| part | weights | trained |", "| --- | ---: | ---: |"]
     lines += [f"| {part} | {count.total:,} | {count.trained:,} |" for part, count in found.parameters.items()]
@@ -428,7 +474,7 @@ def format_estimate(
         "",
         f"A step: {found.flops / 1e12:.1f} TFLOP on each GPU"
         + (f", and {found.recompute_flops / 1e12:.1f} of layers recomputed" if found.recompute else "")
-        + f". At {utilization:.0%} of the {GPUS[gpu].flops / 1e12:g} TFLOP/s of a {gpu}, which is an assumption: "
+        + f". At {utilization:.0%} of the {GPUS[gpu].flops / 1e12:g} TFLOP/s of an {gpu}, which is an assumption: "
         f"{seconds:.2f} s, and {duration} for {rows:,} rows.",
     ]
     return "\n".join(lines)
@@ -438,6 +484,7 @@ __all__ = [
     "GPU",
     "GPUS",
     "KNOWN_CONFIGS",
+    "STATE_BYTES",
     "Estimate",
     "Memory",
     "Parameters",
