@@ -6,8 +6,9 @@
 #     TEXT=Qwen/Qwen3-8B GPUS=4 examples/reproduce.sh    # another language model, half of the GPUs
 #     examples/reproduce.sh --report_to wandb            # flags of examples/sft.py, for both stages
 #
-# The rows have to lie where the recipes look for them: docs/how-to/bring_your_own_data.md. A stage that has left its
-# model in OUTPUT is not run again. What it takes: docs/how-to/train_both_stages.md. Not run yet at this size.
+# The rows have to lie where the recipes look for them: docs/how-to/bring_your_own_data.md. After a kill, the same
+# command goes on: a finished stage is not run again, the other begins at its last complete checkpoint. What it takes:
+# docs/how-to/train_both_stages.md. Not run yet at this size.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,9 +19,10 @@ LAUNCHER=${LAUNCHER:-examples/accelerate/zero2.yaml}
 OUTPUT=${OUTPUT:-outputs}
 
 # The recipes' batches are those of 8 GPUs; fewer GPUs accumulate what is missing.
-if ((8 % GPUS)); then
-    echo "GPUS=$GPUS does not divide 8. Run the printed commands yourself and set per_device_train_batch_size so that" \
-        "the global batches stay 128 and 32." >&2
+if ((GPUS < 1 || 8 % GPUS)); then
+    echo "GPUS=$GPUS does not divide 8. Print the commands for 8 with DRY_RUN=1, and run them with --num_processes $GPUS" \
+        "and a --per_device_train_batch_size that keeps the global batches at 128 and 32." \
+        "For several machines: docs/how-to/train_on_many_gpus.md." >&2
     exit 1
 fi
 
@@ -31,15 +33,15 @@ run() {
 }
 
 stage() { # name of the recipe, then flags
-    local name=$1 model=$OUTPUT/$1/config.json
+    local name=$1 last=$OUTPUT/$1/trainer_state.json # which sft.py writes last
     shift
-    if [ -e "$model" ] && [ -z "${DRY_RUN:-}" ]; then
-        echo "# $name is done: $model is there"
+    if [ -e "$last" ] && [ -z "${DRY_RUN:-}" ]; then
+        echo "# $name is done: $last is there"
         return
     fi
     run accelerate launch --config_file "$LAUNCHER" --num_processes "$GPUS" examples/sft.py \
         --config "examples/configs/$name.yaml" --gradient_accumulation_steps $((8 / GPUS)) \
-        --output_dir "$OUTPUT/$name" "$@"
+        --output_dir "$OUTPUT/$name" --resume_from_checkpoint auto "$@"
 }
 
 stage stage1_align --vision_model_name_or_path "$VISION" --model_name_or_path "$TEXT" "$@"

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tiny import tiny_text, tiny_tokenizer, tiny_vision
 from transformers import AutoModelForImageTextToText, CLIPImageProcessor, pipeline
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from transformers_valley.training import ValleyArguments
+from transformers_valley.training import ValleyArguments, check_arguments
 
 
 ROOT = Path(sft.__file__).parent.parent
@@ -29,17 +30,18 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("my_clips")
     clip = write_clip(folder / "clip.mp4", 30, fps=10)
     lines = []
-    for index in range(8):
+    for index in range(10):
         question = [{"type": "video", "path": Path(clip).name}, {"type": "text", "text": "What happens?"}]
         answer = {"role": "assistant", "content": f"Bar {index} moves."}
         lines.append(json.dumps({"messages": [{"role": "user", "content": question}, answer]}))
-    (folder / "rows.jsonl").write_text("\n".join(lines))
+    (folder / "rows.jsonl").write_text("\n".join(lines[:8]))
+    (folder / "held_out.jsonl").write_text("\n".join(lines[8:]))
     return folder / "rows.jsonl"
 
 
-def reproduce(*flags, **variables):
+def reproduce(*flags, programs=Path(sys.executable).parent, **variables):
     environment = os.environ | {name: str(value) for name, value in variables.items()}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{programs}:{environment['PATH']}"
     return subprocess.run([SCRIPT, *flags], capture_output=True, text=True, env=environment)
 
 
@@ -63,9 +65,28 @@ def test_reproduce_keeps_the_papers_batches(gpus, monkeypatch):
     assert start.model_name_or_path == first.output_dir
 
 
-def test_reproduce_refuses_what_would_change_the_batch():
-    result = reproduce(DRY_RUN=1, GPUS=3)
-    assert result.returncode == 1 and "GPUS=3 does not divide 8" in result.stderr and not result.stdout
+@pytest.mark.parametrize("gpus", [0, 3, 16])
+def test_reproduce_refuses_what_would_change_the_batch(gpus):
+    result = reproduce(DRY_RUN=1, GPUS=gpus)
+    assert result.returncode == 1 and not result.stdout
+    assert re.search(rf"GPUS={gpus} does not divide 8. Print .* with DRY_RUN=1.*--num_processes {gpus}", result.stderr)
+
+
+def test_reproduce_goes_on_with_a_stage_that_was_killed(tmp_path):
+    """`config.json` is written before the weights, `trainer_state.json` after them."""
+    (tmp_path / "accelerate").write_text("#!/bin/sh\n")
+    (tmp_path / "accelerate").chmod(0o755)
+    for folder, files in (
+        ("stage1_align", ["config.json", "trainer_state.json"]),
+        ("stage2_instruct", ["config.json"]),
+    ):
+        (tmp_path / folder).mkdir()
+        for file in files:
+            (tmp_path / folder / file).touch()
+    result = reproduce(OUTPUT=tmp_path, programs=tmp_path)
+    assert result.returncode == 0 and "# stage1_align is done" in result.stdout
+    (command,) = (line for line in result.stdout.splitlines() if line.startswith("accelerate"))
+    assert "stage2_instruct.yaml" in command and "--resume_from_checkpoint auto" in command
 
 
 @pytest.mark.slow
@@ -85,16 +106,36 @@ def test_reproduce_runs_both_stages_and_none_twice(rows, tmp_path):
     AutoModelForImageTextToText.from_pretrained(tmp_path / "outputs" / "stage2_instruct")
     again = reproduce(*flags, **places)
     assert again.returncode == 0 and again.stdout.count("is done") == 2
+    (tmp_path / "outputs" / "stage2_instruct" / "trainer_state.json").unlink()  # killed just before the end
+    again = reproduce(*flags, **places)
+    assert again.returncode == 0 and again.stdout.count("is done") == 1
+    assert "Going on from" in again.stderr
 
 
 def test_a_valley_is_fine_tuned_on_clips_of_ones_own(checkpoint, rows, tmp_path):
     options = {"media_root": rows.parent, "per_device_train_batch_size": 1, "lora_r": 4, "learning_rate": 0.01}
-    options |= {"num_train_epochs": 3, "gradient_accumulation_steps": 2}
+    options |= {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "eval_data": rows.parent / "held_out.jsonl"}
+    options |= {"preview_steps": 0}  # which take longer than all steps
     trainer = sft.main(arguments("fine_tune_lora.yaml", checkpoint, rows, tmp_path / "out", **options))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.5
+    held_out = [entry["eval_held_out_loss"] for entry in trainer.state.log_history if "eval_held_out_loss" in entry]
+    assert len(held_out) == 3 and held_out[-1] < held_out[0]
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or "multi_modal_projector" in name for name in trained)
     pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
     (answer,) = pipe(str(rows.parent / "clip.mp4"), "What happens?", max_new_tokens=4, return_full_text=False)
     assert answer["generated_text"]
+
+
+@pytest.mark.parametrize("recipe", ["stage1_align", "stage2_instruct", "stage2_lora"])
+def test_the_lines_that_switch_watching_on_are_right(recipe, checkpoint, tmp_path):
+    text = (ROOT / "examples" / "configs" / f"{recipe}.yaml").read_text()
+    text, number = re.subn(r"^# (?=(eval|preview)_\w+: )", "", text, flags=re.MULTILINE)
+    assert number == 4
+    (tmp_path / "recipe.yaml").write_text(text)
+    flags = ["--model_name_or_path", checkpoint, "--vision_model_name_or_path", "", "--use_cpu", "true"]
+    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
+    recipe = parser.parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags])
+    check_arguments(*recipe)
+    assert recipe[0].eval_data == recipe[0].preview_data and recipe[1].eval_steps == recipe[1].save_steps
