@@ -17,7 +17,7 @@ test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu"
 
 test-oldest:  ## Run the fast tests on the oldest supported transformers, in an environment of its own
 	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*"
