@@ -14,13 +14,13 @@ quickstart: $(VENV)/installed  ## Train a tiny Valley on clips made here and ask
 	$(BIN)/python examples/quickstart.py $(if $(VIDEO),--video "$(VIDEO)")
 
 test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
 test-oldest:  ## Run the fast tests on the oldest supported transformers, in an environment of its own
-	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*"
+	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*" ARGS=--ignore=tests/distributed
 
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)

@@ -403,7 +403,9 @@ def test_a_feature_layer_out_of_range_is_refused():
 # Forward
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize(
+    "attn_implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_attention_backends_agree(model, attn_implementation):
     inputs = video_inputs(model)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,17 +131,24 @@ def start(arguments, step=None, prepare=lambda: None):
         prepare()
         if step:
             sft.SFTTrainer = partial(sft.SFTTrainer, callbacks=[KillBefore(step)])
-        sft.main(arguments)
+        try:
+            sft.main(arguments)
+        except BaseException:
+            with open(failure, "w") as file:  # what it prints is caught, and lost with it
+                traceback.print_exc(file=file)
+            raise
 
+    failure = f"{arguments[arguments.index('--output_dir') + 1]}_failed.txt"
     process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
+    process.failure = Path(failure)
     return process
 
 
 def run_killed(arguments, step=None, prepare=lambda: None):
     process = start(arguments, step, prepare)
     process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL, process.failure.read_text()
 
 
 def history(run, but=TIMES):
@@ -201,7 +209,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "workers" in name else []) for name in RUNS]
+)
 def test_a_killed_run_goes_on_bit_by_bit(name, checkpoint, rows, tmp_path, capsys):
     sft.main(flags(checkpoint, rows, tmp_path / "whole", **RUNS[name]))
     killed = flags(checkpoint, rows, tmp_path / "killed", **RUNS[name])
@@ -640,7 +650,7 @@ Accelerator().end_training()
 @pytest.mark.parametrize(
     "config, shards, overrides",
     [
-        ("ddp_cpu", None, {}),
+        pytest.param("ddp_cpu", None, {}, marks=pytest.mark.slow),
         pytest.param("ddp_cpu", 1, {"max_steps": 6}, marks=pytest.mark.slow),
         pytest.param("ddp_cpu", 2, {"max_steps": 6}, marks=pytest.mark.slow),
         pytest.param("zero2", None, {"config": "stage2_lora.yaml", "lora_r": 4}, marks=pytest.mark.slow),
