@@ -14,7 +14,7 @@ quickstart: $(VENV)/installed  ## Train a tiny Valley on clips made here and ask
 	$(BIN)/python examples/quickstart.py $(if $(VIDEO),--video "$(VIDEO)")
 
 test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
