@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import generation
 import numpy as np
 import torch
 from datasets import Dataset
@@ -64,16 +65,12 @@ STAGE1 = ["model.multi_modal_projector", "model.temporal_module"]
 STAGE2 = [*STAGE1, "model.language_model", "lm_head"]
 STAGES = {"stage 1": STAGE1, "stage 2": STAGE2}
 
-VISION = {  # ViT-L/14 on a GPU
-    True: dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
-    False: dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2),
-}[ON_GPU]
-TEXT = {
-    "7B": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
-    "13B": dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
-    "25M": dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=2, num_attention_heads=16),
-}
-SIZES = ("7B", "13B") if ON_GPU else ("25M",)
+# On a GPU the shapes of the other benchmark; on a CPU smaller ones, since a step costs more than an answer.
+VISION, TEXT, SIZES = generation.VISION, generation.TEXT, generation.SIZES
+if not ON_GPU:
+    VISION = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2)
+    TEXT = {"25M": dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=2, num_attention_heads=16)}
+    SIZES = ("25M",)
 
 
 class Result(NamedTuple):

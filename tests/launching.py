@@ -1,5 +1,6 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""The command that people type, on several processes of this machine's CPU: none of them outlives its test."""
+"""The command that people type: its flags, and several processes of it on this machine's CPU, none of which outlives
+its test."""
 
 import contextlib
 import os
@@ -15,7 +16,31 @@ from transformers_valley.training.launch import missing_build_tools
 
 
 ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "examples" / "configs"
 TIMEOUT = 600  # seconds; the first launch with DeepSpeed compiles
+
+
+def arguments(config, model, rows, output, **overrides):
+    """Flags of `examples/sft.py` for a short and silent run of a recipe on the CPU, in float32."""
+    options = {
+        "model_name_or_path": model,
+        "data": rows,
+        "output_dir": output,
+        "dtype": "float32",
+        "bf16": False,
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "dataloader_num_workers": 0,
+        "dataloader_persistent_workers": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **overrides,
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return ["--config", str(CONFIGS / config), *flags]
 
 
 @contextlib.contextmanager

@@ -308,7 +308,7 @@ class ValleyModel(ValleyPreTrainedModel):
         what has no backward pass needs nothing kept to run it again.
         """
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+        if not _is_trainable(self.vision_tower):
             self.vision_tower.eval()
         return self
 
@@ -470,10 +470,14 @@ class ValleyModel(ValleyPreTrainedModel):
                 f"video_num_frames must tell how the {len(frames)} frames in mm_encoder_outputs are spread over their "
                 f"clips, got {num_frames}."
             )
-        vision_config = self.config.vision_config
-        num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
-        clips = self._pool_clips(frames.to(self.multi_modal_projector.weight.device), num_patches, num_frames)
+        device = self.multi_modal_projector.weight.device
+        clips = self._pool_clips(frames.to(device), self._num_patches, num_frames)
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=clips)
+
+    @property
+    def _num_patches(self) -> int:
+        """Of a frame in the vision tower's own size."""
+        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
 
     @property
     def _visual_dtype(self) -> torch.dtype:
@@ -493,9 +497,8 @@ class ValleyModel(ValleyPreTrainedModel):
             frame = torch.zeros(shape, dtype=self.dtype, device=self.device)
             clips = [self.get_image_features(frame, return_dict=True).pooler_output[0] for _ in range(num_passes)]
             return sum(map(_zero_that_depends_on, clips))
-        num_patches = (vision_config.image_size // vision_config.patch_size) ** 2
-        shape = (1, num_patches + 1, vision_config.hidden_size)
-        return _zero_that_depends_on(self._pool_clips(torch.zeros(shape, device=self.device), num_patches, [1])[0])
+        features = torch.zeros(1, self._num_patches + 1, vision_config.hidden_size, device=self.device)
+        return _zero_that_depends_on(self._pool_clips(features, self._num_patches, [1])[0])
 
     def get_placeholder_mask(
         self,

@@ -14,10 +14,11 @@ from unittest import mock
 
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.append(str(ROOT / "examples"))
+sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
 
 import sft  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
+from launching import arguments  # noqa: E402
 
 
 GLOBAL_BATCH = 4
@@ -28,31 +29,20 @@ def train_both_stages(folder: Path, output: Path, processes: int, *flags: str) -
     """Losses of every step of both stages, and of an evaluation after them."""
     losses, start = {}, folder / "start"
     for stage, recipe in RECIPES.items():
-        options = {
-            "config": ROOT / "examples" / "configs" / recipe,
-            "model_name_or_path": start,
-            "data": folder / "rows.json",
-            "output_dir": output / stage,
-            "dtype": "float32",
-            "bf16": False,
-            "use_cpu": True,
-            "learning_rate": 1e-3,  # so high that a wrong gradient shows within a few steps
-            "warmup_steps": 2,
-            "train_sampling_strategy": "sequential",
-            "per_device_train_batch_size": GLOBAL_BATCH // processes,
-            "per_device_eval_batch_size": GLOBAL_BATCH // 2,
-            "num_train_epochs": 1,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "dataloader_num_workers": 0,
-            "dataloader_persistent_workers": False,
-            "report_to": "none",
-            "disable_tqdm": True,
+        flags_of_stage = arguments(
+            recipe,
+            start,
+            folder / "rows.json",
+            output / stage,
+            learning_rate=1e-3,  # so high that a wrong gradient shows within a few steps
+            warmup_steps=2,
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=GLOBAL_BATCH // processes,
+            per_device_eval_batch_size=GLOBAL_BATCH // 2,
             **({"vision_model_name_or_path": ""} if stage == "stage1" else {}),
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        )
         with mock.patch.object(Accelerator, "end_training"):  # the processes stay together for what follows
-            trainer = sft.main([*words, *flags])
+            trainer = sft.main([*flags_of_stage, *flags])
         assert trainer.accelerator.num_processes == processes
         losses[stage] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         start = output / stage

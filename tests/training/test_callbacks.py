@@ -12,11 +12,10 @@ import pytest
 import sft
 import torch
 from clips import write_clip
-from launching import launch
+from launching import arguments, launch
 from matplotlib.figure import Figure
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from test_stages import arguments
 from transformers import AutoModelForImageTextToText, pipeline
 from transformers.integrations import TensorBoardCallback
 from trl import SFTTrainer

@@ -21,11 +21,10 @@ import sft
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from clips import write_clip
-from launching import kill, launch, launched, needs_deepspeed
+from launching import arguments, kill, launch, launched, needs_deepspeed
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_stages import arguments
 from torch.utils.data import BatchSampler
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback, TrainerState, TrainingArguments

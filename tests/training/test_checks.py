@@ -10,7 +10,7 @@ import sys
 import pytest
 import sft
 from clips import write_clip
-from test_stages import arguments
+from launching import arguments
 from tiny import tiny_text, tiny_tokenizer, tiny_valley
 from transformers import AutoProcessor
 from trl import SFTTrainer

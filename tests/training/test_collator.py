@@ -10,9 +10,9 @@ import sft
 import torch
 from clips import write_clip
 from datasets import Dataset
-from launching import launch
+from launching import arguments, launch
 from PIL import Image
-from test_stages import STAGE1, STAGE2, arguments
+from test_stages import STAGE1, STAGE2
 from tiny import NUM_PATCHES
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader

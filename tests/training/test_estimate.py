@@ -18,8 +18,8 @@ import sft
 import torch
 import typer
 from clips import write_clip
+from launching import CONFIGS, arguments
 from test_docs import PAGES, ROOT, commands, tables
-from test_stages import CONFIGS, arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import CLIPVisionConfig, LlamaConfig, Trainer, TrainingArguments

@@ -10,9 +10,9 @@ import pytest
 import sft
 import torch
 from clips import write_clip
+from launching import arguments
 from PIL import Image
 from test_collator import make_rows, record
-from test_stages import arguments
 from tiny import tiny_valley
 
 from transformers_valley.data.decode import BadSampleError

@@ -13,7 +13,7 @@ import pytest
 import sft
 from accelerate.commands.launch import launch_command_parser
 from clips import write_clip
-from test_stages import arguments
+from launching import arguments
 from tiny import tiny_text, tiny_tokenizer, tiny_vision
 from transformers import AutoModelForImageTextToText, CLIPImageProcessor, pipeline
 from trl import ModelConfig, SFTConfig, TrlParser

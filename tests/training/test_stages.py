@@ -2,12 +2,12 @@
 """Both stages and LoRA through `examples/sft.py`, the command's own code, on rows of real clips."""
 
 import json
-from pathlib import Path
 
 import pytest
 import sft
 import torch
 from clips import write_clip
+from launching import CONFIGS, arguments
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
@@ -20,7 +20,6 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable, stages
 
 
-CONFIGS = Path(sft.__file__).parent / "configs"
 STAGE1 = ["model.multi_modal_projector", "model.temporal_module"]
 STAGE2 = [*STAGE1, "model.language_model", "lm_head"]
 
@@ -46,28 +45,6 @@ def rows(tmp_path_factory):
     file = folder / "rows.json"
     file.write_text(json.dumps(records * 2))
     return file
-
-
-def arguments(config, model, rows, output, **overrides):
-    options = {
-        "model_name_or_path": model,
-        "data": rows,
-        "output_dir": output,
-        "dtype": "float32",
-        "bf16": False,
-        "use_cpu": True,
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 1,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "dataloader_num_workers": 0,
-        "dataloader_persistent_workers": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        **overrides,
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return ["--config", str(CONFIGS / config), *flags]
 
 
 def changed_modules(before, after):

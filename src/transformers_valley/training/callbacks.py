@@ -400,13 +400,14 @@ def draw_training(log_history: list[dict[str, float]], path: str | os.PathLike) 
 
     dots = {"marker": "o"} if len(steps) == 1 else {}  # a line of one point cannot be seen
     axes["loss"].plot(numbers, losses, color=colour, alpha=0.3, linewidth=1, label="training")
-    axes["loss"].plot(numbers, smooth(losses), color=colour, linewidth=2.2, label="training, smoothed", **dots)
+    smoothed = smooth(losses)
+    axes["loss"].plot(numbers, smoothed, color=colour, linewidth=2.2, label="training, smoothed", **dots)
     for index, (source, points) in enumerate(sorted(evaluations.items())):
         style = {"color": others[index % len(others)], "marker": "o", "markersize": 5, "linewidth": 1.5}
         axes["loss"].plot(*zip(*points, strict=True), label=source, **style)
     # How a loss falls at the very beginning would flatten all that comes after it.
     later = [
-        smooth(losses)[len(losses) // 20 :].max(),
+        smoothed[len(losses) // 20 :].max(),
         *(loss for points in evaluations.values() for _, loss in points),
     ]
     if len(losses) >= 100 and losses[0] > 2 * max(later):
