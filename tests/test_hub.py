@@ -24,6 +24,7 @@ from transformers import pipeline
 import transformers_valley  # noqa: F401
 
 
+pytestmark = pytest.mark.slow
 CODE_FILES = {f"{name}.py" for name in MODEL_FILES}
 
 

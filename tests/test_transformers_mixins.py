@@ -11,6 +11,7 @@ What Valley does otherwise by design is overridden below, with the reason.
 import unittest
 from unittest import mock
 
+import pytest
 import torch
 from tiny import PATCH_SIZE, tiny_processor, tiny_tokenizer, tiny_valley
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -143,10 +144,13 @@ class ValleyModelTestMixin(ModelTesterMixin):
             super().test_can_init_all_missing_weights()
 
 
+# The fast tests take the temporal module with weights of its own in most layers; the other two differ little.
+@pytest.mark.slow
 class ValleyMeanModelTest(ValleyModelTestMixin, unittest.TestCase):
     temporal_module = "mean"
 
 
+@pytest.mark.slow
 class ValleyImportanceModelTest(ValleyModelTestMixin, unittest.TestCase):
     temporal_module = "importance"
 
