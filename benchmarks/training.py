@@ -89,11 +89,14 @@ def parts(size: str, image_size: int = 224) -> tuple[CLIPVisionConfig, LlamaConf
     return vision, LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32768, **TEXT[size])
 
 
-def build_valley(size: str, trained: list[str], dtype: torch.dtype | None = None) -> nn.Module:
-    """A Valley whose named modules train, in float32; the others are in `dtype`."""
+def build_valley(
+    size: str, trained: list[str], dtype: torch.dtype | None = None, attention: str = "sdpa"
+) -> nn.Module:
+    """A Valley whose named modules train, in float32; the others are in `dtype`. `attention` is the words'."""
     vision, text = parts(size)
     config = ValleyConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO)
     model = build(ValleyForConditionalGeneration, config, dtype or frozen_dtype())
+    model.set_attn_implementation({"text_config": attention})
     set_trainable(model, trained)
     return model
 
@@ -352,7 +355,7 @@ def write_clip(path: Path, seconds: float, rate: int = 10) -> None:
 
 
 def packing(lengths: list[int]) -> None:
-    """Rows of mixed length: padded as they come, padded beside rows of their length, packed."""
+    """Rows of mixed length: padded as they come, padded beside rows of their length, packed with either attention."""
     size, count = SIZES[0], 32
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder), count)
@@ -361,16 +364,22 @@ def packing(lengths: list[int]) -> None:
     sizes = [len(row["input_ids"]) for row in encoded]
     random_order = random.Random(1).sample(range(count), count)
     by_length = sorted(range(count), key=sizes.__getitem__)  # what `group_by_length` comes to in a small set
-    orders = {"padded": random_order, "padded, group_by_length": by_length, "packed": random_order}
-    for together in (4, 8):
+    ways = {
+        "padded": (random_order, False, "sdpa"),
+        "padded, group_by_length": (by_length, False, "sdpa"),
+        "packed, sdpa": (random_order, True, "sdpa"),
+        "packed, sdpa_varlen": (random_order, True, "sdpa_varlen"),
+    }
+    for together in (4, 16):
         variants, notes = {}, {}
-        for name, order in orders.items():
+        for name, (order, pack, attention) in ways.items():
             chosen = [order[start : start + together] for start in range(0, count, together)]
-            batches = [join([encoded[index] for index in members], name == "packed") for members in chosen]
+            batches = [join([encoded[index] for index in members], pack) for members in chosen]
             positions = sum(found["input_ids"].numel() for found in batches)
             notes[name] = f"{positions} positions, {1 - sum(sizes) / positions:.0%} of them padding"
             # The first step is not counted. A mean, not a median: each step is of another length.
-            run = partial(train, partial(build_valley, size, STAGE2), [batches[0], *batches], steps=len(batches))
+            build_model = partial(build_valley, size, STAGE2, attention=attention)
+            run = partial(train, build_model, [batches[0], *batches], steps=len(batches))
             variants[name] = partial(mean_of, run)
         header(f"{count} rows of {sum(sizes)} tokens, {together} a step, stage 2, {size}", "times the speed of padded")
         show(in_turn(variants), together, notes)

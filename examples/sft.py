@@ -36,12 +36,13 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     check_launch(training_args)
     check_arguments(valley_args, training_args, model_args)
 
+    attention = {"text_config": "sdpa_varlen"} if valley_args.pack_batches else None  # each row by itself
     model, processor = load_model_and_processor(
         model_args.model_name_or_path,
         valley_args.vision_model_name_or_path,
         valley_args.temporal_module,
         dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
+        attn_implementation=model_args.attn_implementation or attention,
         revision=model_args.model_revision,
         quantization_config=get_quantization_config(model_args),
     )

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
+from . import attention  # noqa: F401, registers sdpa_varlen
 from .callbacks import watch
 from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
