@@ -55,7 +55,7 @@ def cache_vision_features(trainer: SFTTrainer, folder: str | os.PathLike) -> "Fe
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     model = model.get_base_model() if isinstance(model, PeftModel) else model
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    cache = FeatureCache(folder, model.model, trainer.processing_class, autocast)
+    cache = FeatureCache(folder, model.model, trainer.data_collator.processor, autocast)
     held_out = trainer.eval_dataset or {}
     sets = [trainer.train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])]
     counts = cache.fill(sets, args.device, args.dataloader_num_workers, (args.process_index, args.world_size))
