@@ -16,6 +16,7 @@ from transformers_valley.data import load_rows
 from transformers_valley.training import (
     ValleyArguments,
     ValleyDataCollator,
+    attend_by_row,
     cache_vision_features,
     check_arguments,
     check_launch,
@@ -36,16 +37,17 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     check_launch(training_args)
     check_arguments(valley_args, training_args, model_args)
 
-    attention = {"text_config": "sdpa_varlen"} if valley_args.pack_batches else None  # each row by itself
     model, processor = load_model_and_processor(
         model_args.model_name_or_path,
         valley_args.vision_model_name_or_path,
         valley_args.temporal_module,
         dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation or attention,
+        attn_implementation=model_args.attn_implementation,
         revision=model_args.model_revision,
         quantization_config=get_quantization_config(model_args),
     )
+    if valley_args.pack_batches:
+        attend_by_row(model)
     peft_config = get_peft_config(model_args)
     rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
     eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
 
-from . import attention  # noqa: F401, registers sdpa_varlen
+from .attention import attend_by_row
 from .callbacks import watch
 from .card import write_training_card
 from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
@@ -16,6 +16,7 @@ __all__ = [
     "FeatureCache",
     "ValleyArguments",
     "ValleyDataCollator",
+    "attend_by_row",
     "cache_vision_features",
     "check_arguments",
     "check_launch",

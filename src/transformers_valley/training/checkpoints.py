@@ -260,6 +260,7 @@ def describe_run(trainer) -> dict[str, dict[str, Any]]:
         "model": model.config.name_or_path,
         "dtype": model.config.dtype,
         "attn_implementation": model.config._attn_implementation,
+        "attn_implementation of the language model": model.config.text_config._attn_implementation,
     }
     if peft_config := getattr(model, "peft_config", None):
         adapter = peft_config["default"].to_dict()
