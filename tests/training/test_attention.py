@@ -117,9 +117,20 @@ def test_a_valley_attends_by_row(chosen, used):
     assert model.config._attn_implementation == model.config.vision_config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("kind", ["falcon", "bloom", "mamba"])
-def test_language_models_that_may_mix_rows_are_refused(kind):
+@pytest.mark.parametrize(
+    "kind, settings, reason",
+    [
+        ("mamba", {}, "carry a state"),
+        ("minimax", FEWER_KEYS | {"layer_types": ["full_attention", "linear_attention"]}, "carry a state"),
+        ("lfm2", FEWER_KEYS | {"layer_types": ["full_attention", "conv"]}, "carry a state"),
+        ("falcon", {}, "attention of its own"),
+        ("bloom", {}, "attention of its own"),
+        ("opt", {"attn_implementation": "eager"}, "attn_implementation='eager', but does without"),
+    ],
+)
+def test_language_models_that_mix_rows_are_refused(kind, settings, reason):
     model = tiny_valley()
-    model.model.language_model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL)).base_model
-    with pytest.raises(ValueError, match=f"pack_batches needs .* and {kind.capitalize()}Model carries"):
+    config = AutoConfig.for_model(kind, **SMALL, **settings)
+    model.model.language_model = AutoModelForCausalLM.from_config(config).base_model
+    with pytest.raises(ValueError, match=f"pack_batches needs .*{reason}"):
         attend_by_row(model)

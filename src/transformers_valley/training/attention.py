@@ -19,6 +19,10 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 from ..modeling_valley import ValleyForConditionalGeneration
 
 
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # others may carry a state along
+_MASKS_WITHOUT_POSITIONS = {"biogpt", "opt", "xglm"}  # which cannot tell rows apart
+
+
 def attend_by_row(model: ValleyForConditionalGeneration) -> None:
     """
     Make a model fit for packed batches: its language model's `sdpa` becomes `sdpa_varlen`; other attention stays.
@@ -31,14 +35,22 @@ def attend_by_row(model: ValleyForConditionalGeneration) -> None:
         ValueError: if nothing says that the language model keeps packed rows apart.
     """
     language_model = model.model.language_model
-    if language_model._is_stateful or not language_model._can_set_attn_implementation():
-        raise ValueError(
-            f"pack_batches needs a language model whose attention keeps packed rows apart, and "
-            f"{type(language_model).__name__} carries a state from row to row, or has attention of its own. Set "
-            "pack_batches: false; train_sampling_strategy: group_by_length saves padding, too."
-        )
-    if language_model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation({"text_config": "sdpa_varlen"})
+    config, attention = language_model.config, language_model.config._attn_implementation
+    if language_model._is_stateful or not _ATTENTION.issuperset(getattr(config, "layer_types", None) or []):
+        reason = "has layers that may carry a state from row to row"
+    elif not language_model._can_set_attn_implementation():
+        reason = "has attention of its own"
+    elif config.model_type in _MASKS_WITHOUT_POSITIONS and attention in ("eager", "flex_attention"):
+        reason = f"does not with attn_implementation={attention!r}, but does without it"
+    else:
+        if attention == "sdpa":
+            model.set_attn_implementation({"text_config": "sdpa_varlen"})
+        return
+    raise ValueError(
+        "pack_batches needs a language model whose attention keeps packed rows apart, and "
+        f"{type(language_model).__name__} {reason}. Set pack_batches: false; train_sampling_strategy: group_by_length "
+        "saves padding, too."
+    )
 
 
 def sdpa_varlen_mask(
@@ -99,7 +111,8 @@ def sdpa_varlen_attention(
         attention_mask (`torch.Tensor`, *optional*):
             What `sdpa_varlen_mask` gives.
         cu_seq_lens_q (`torch.Tensor` of shape `(R + 1,)`, int32, *optional*):
-            As flash attention takes them: looked at where there is no mask.
+            As flash attention takes them: looked at where there is no mask. With a cache transformers makes none, so
+            without `use_cache=False` they alone tell rows apart.
 
     Returns:
         `tuple`: what attention gives, `(1, S, num_heads, head_dim)`, and `None`.
