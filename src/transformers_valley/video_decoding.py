@@ -13,21 +13,22 @@ import numbers
 import os
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 
-from .video_files import MAX_PIXELS, Clip, Rows, Timeline, decode
+from .video_files import Clip, Rows, Timeline, decode
 from .video_sources import (
+    MAX_PIXELS,
     Pictures,
     VideoDecodeError,
     VideoSegment,
     download_video,
-    pillow_errors,
+    load_image,
     resolve,
     unwrap_segment,
 )
@@ -36,9 +37,11 @@ from .video_sources import (
 __all__ = [
     "DEFAULT_FPS",
     "SampledVideo",
+    "SamplingRule",
     "VideoDecodeError",
     "VideoSegment",
     "available_threads",
+    "check_count",
     "count_sampled_frames",
     "download_video",
     "sample_video",
@@ -127,11 +130,11 @@ def sample_video(
         `VideoDecodeError`: the source cannot be read, holds no picture, is damaged, or ends before `start`.
         `ValueError`, `TypeError`: an argument, or an array, has a value or a type that makes no sense.
     """
-    source, start, end = unwrap_segment(source, start, end)
-    rule = _Rule(fps, num_frames, max_frames, start, end)
-    size = _check_count("size", size)
+    rule = SamplingRule(fps, num_frames, max_frames, start, end)
+    source, rule = rule.unwrap(source)
+    size = check_count("size", size)
     frame_rate = _check_seconds("frame_rate", frame_rate, positive=True)
-    num_threads = _check_count("num_threads", num_threads)
+    num_threads = check_count("num_threads", num_threads)
     _check_choice("on_error", on_error, ("raise", "partial"))
     _check_choice("backend", backend, ("auto", "pyav", "torchcodec"))
     if size is not None and transform is not None:
@@ -172,14 +175,14 @@ def count_sampled_frames(
         `VideoDecodeError`: the clip cannot be opened, or `start` is past its end.
         `ValueError`, `TypeError`: an argument has a value or a type that makes no sense.
     """
-    source, start, end = unwrap_segment(source, start, end)
-    rule = _Rule(fps, num_frames, max_frames, start, end)
+    rule = SamplingRule(fps, num_frames, max_frames, start, end)
+    source, rule = rule.unwrap(source)
     if rule.num_frames not in (None, "all"):
         return rule.num_frames
     with contextlib.ExitStack() as stack:
         source, name = resolve(source, stack)
         if isinstance(source, Pictures):
-            return len(_picture_indices(source, source.begins, source.length, rule, name))
+            return len(rule.picture_indices(source.count, source.begins, source.length, name))
         with contextlib.closing(Clip(source, name)) as clip:
             timeline = Timeline.read(clip, count=rule.num_frames is not None)
             return len(_wanted_ticks(timeline, rule, name))
@@ -217,21 +220,54 @@ def _metadata(
 # ---------------------------------------------------------------------------------------------------------------
 
 
-class _Rule:
-    """Which frames are asked for: times where the rule is `fps`, positions where it is `num_frames`."""
+@dataclass(frozen=True)
+class SamplingRule:
+    """
+    Which frames are taken of a clip, for files, arrays and servers alike; see [`sample_video`] for the fields.
 
-    def __init__(self, fps, num_frames, max_frames, start, end):
-        if fps is not None and num_frames is not None:
+    Raises:
+        ValueError, TypeError: if a field makes no sense, or both `fps` and `num_frames` are given.
+    """
+
+    fps: float | None = None
+    num_frames: int | Literal["all"] | None = None
+    max_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self):
+        for name, check in (("fps", partial(_check_seconds, positive=True)), ("max_frames", check_count)):
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        if self.num_frames != "all":
+            object.__setattr__(self, "num_frames", check_count("num_frames", self.num_frames))
+        object.__setattr__(self, "start", _check_seconds("start", self.start))
+        object.__setattr__(self, "end", _check_seconds("end", self.end, positive=True))
+        if self.fps is not None and self.num_frames is not None:
             raise ValueError(
-                f"Both fps={fps} and num_frames={num_frames} are given; choose one, leave the other None."
+                f"Give either fps or num_frames, not both: got fps={self.fps} and num_frames={self.num_frames}."
             )
-        self.fps = DEFAULT_FPS if fps is None else _check_seconds("fps", fps, positive=True)
-        self.num_frames = num_frames if num_frames == "all" else _check_count("num_frames", num_frames)
-        self.max_frames = _check_count("max_frames", max_frames)
-        self.start = _check_seconds("start", start)
-        self.end = _check_seconds("end", end, positive=True)
         if self.end is not None and (self.start or 0.0) >= self.end:
             raise ValueError(f"The clip must start before it ends, found start={self.start} and end={self.end}.")
+
+    def override(self, **settings: Any) -> "SamplingRule":
+        """This rule with other settings, where they are not `None`. `num_frames` replaces `fps`, and `fps` it."""
+        settings = {name: value for name, value in settings.items() if value is not None}
+        for name, other in (("num_frames", "fps"), ("fps", "num_frames")):
+            if name in settings:
+                settings.setdefault(other, None)
+        return replace(self, **settings)
+
+    def unwrap(self, source: Any) -> tuple[Any, "SamplingRule"]:
+        """Takes the settings that a [`VideoSegment`] or dict has of its own into the rule; gives the inner source.
+
+        Raises:
+            ValueError: if `start` or `end` is given both with the source and in the rule.
+        """
+        segment = unwrap_segment(source)
+        settings = segment.settings
+        if {"start", "end"} & settings.keys() and (self.start, self.end) != (None, None):
+            raise ValueError("start and end are given both with the source and as arguments; give them once.")
+        return segment.source, self.override(**settings)
 
     def window(self, length: float, name: str) -> tuple[float, float]:
         """Gives the wanted part of a clip of `length` seconds."""
@@ -243,18 +279,33 @@ class _Rule:
     def times(self, length: float, name: str) -> np.ndarray:
         """Gives the seconds at which to look at a clip of `length` seconds."""
         start, end = self.window(length, name)
-        count = max(1, math.ceil((end - start) * self.fps - 1e-6))
+        fps = DEFAULT_FPS if self.fps is None else self.fps
+        count = max(1, math.ceil((end - start) * fps - 1e-6))
         if self.max_frames is None or count <= self.max_frames:
             if count > MAX_SAMPLED_FRAMES:
-                raise VideoDecodeError(name, f"fps={self.fps} takes {count} frames; lower it or set max_frames.")
-            return start + np.arange(count) / self.fps
-        return start + np.linspace(0, count - 1, self.max_frames) / self.fps
+                raise VideoDecodeError(name, f"fps={fps} takes {count} frames; lower it or set max_frames.")
+            return start + np.arange(count) / fps
+        return start + np.linspace(0, count - 1, self.max_frames) / fps
 
     def positions(self, begins: list, window: tuple, name: str) -> np.ndarray:
         """Gives `num_frames` positions in a sorted list of when frames begin, of those on screen in the window."""
         first = max(0, bisect_right(begins, window[0]) - 1)
         stop = max(first + 1, bisect_left(begins, window[1]))
         return first + self.indices(stop - first, name)
+
+    def picture_indices(
+        self, count: int, begins: Sequence[float] | None, length: float | None, name: str
+    ) -> np.ndarray:
+        """Gives which of `count` pictures are wanted; `begins` and `length`, in seconds, say when they appear."""
+        if begins is not None and self.num_frames is not None:
+            return self.positions(begins, self.window(length, name), name)
+        if begins is not None:
+            return np.searchsorted(begins, self.times(length, name) + 1e-9, side="right") - 1
+        if self.start is not None or self.end is not None:
+            raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
+        if self.num_frames:
+            return self.indices(count, name)
+        return uniform_indices(count, min(count, self.max_frames or count))
 
     def indices(self, n: int, name: str) -> np.ndarray:
         """Gives `num_frames` of the indices 0 to n - 1."""
@@ -265,12 +316,13 @@ class _Rule:
         return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
 
 
-def _check_count(name: str, value: Any) -> int | None:
+def check_count(name: str, value: Any) -> int | None:
+    """Gives a positive whole number, or `None`; of numpy too. Raises a `TypeError` or `ValueError` for others."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
         raise TypeError(f"{name} must be a whole number or None, found {value!r} of type {type(value).__name__}.")
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, found {value}.")
-    return value
+    return value if value is None else int(value)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -302,7 +354,7 @@ def _short_side(width: int, height: int, size: int, name: str) -> tuple[int, int
 def _sample_pictures(
     pictures: Pictures,
     name: str,
-    rule: _Rule,
+    rule: SamplingRule,
     transform: Callable | None,
     frame_rate: float | None,
     on_error: str,
@@ -311,7 +363,7 @@ def _sample_pictures(
     if frame_rate is not None:
         begins = [i / frame_rate for i in range(pictures.count)]
         length = pictures.count / frame_rate
-    indices = _picture_indices(pictures, begins, length, rule, name).tolist()
+    indices = rule.picture_indices(pictures.count, begins, length, name).tolist()
     rows = Rows(len(indices), transform, name)
     shown, size = _load_pictures(pictures, indices, rows, on_error)
     frames = rows.finish(shown)
@@ -322,21 +374,6 @@ def _sample_pictures(
         _metadata(pictures.count, length and pictures.count / length, size, length, pictures.backend, kept),
         _count_lost(shown, name),
     )
-
-
-def _picture_indices(
-    pictures: Pictures, begins: list[float] | None, length: float | None, rule: _Rule, name: str
-) -> np.ndarray:
-    """Gives which pictures are wanted; `begins` and `length`, in seconds, say when they appear."""
-    if begins is not None and rule.num_frames is not None:
-        return rule.positions(begins, rule.window(length, name), name)
-    if begins is not None:
-        return np.searchsorted(begins, rule.times(length, name) + 1e-9, side="right") - 1
-    if rule.start is not None or rule.end is not None:
-        raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
-    if rule.num_frames:
-        return rule.indices(pictures.count, name)
-    return uniform_indices(pictures.count, min(pictures.count, rule.max_frames or pictures.count))
 
 
 def _load_pictures(
@@ -370,17 +407,12 @@ def _count_lost(shown: list[int | None], name: str) -> int:
 
 
 def _to_tensor(picture: Any, name: str) -> torch.Tensor:
-    """Turns an image path, a PIL image or a uint8 array of one frame into a uint8 tensor (3, H, W)."""
-    if isinstance(picture, str | os.PathLike):
-        from PIL import Image, ImageOps
-
-        with pillow_errors(os.fsdecode(picture)), Image.open(picture) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-    elif hasattr(picture, "convert"):
-        picture = picture.convert("RGB")
-    elif not isinstance(picture, np.ndarray | torch.Tensor):
-        raise TypeError(f"A frame must be an image, an image path or an array, found {type(picture).__name__}.")
-    picture = torch.as_tensor(picture if isinstance(picture, torch.Tensor) else np.array(picture)).cpu()
+    """Turns a picture in any form, or a uint8 array of one frame, into a uint8 tensor (3, H, W)."""
+    if isinstance(picture, np.ndarray):
+        picture = np.ascontiguousarray(picture)  # torch knows no negative strides
+    elif not isinstance(picture, torch.Tensor):
+        picture = np.array(load_image(picture))
+    picture = torch.as_tensor(picture).cpu()
     if picture.dtype != torch.uint8:
         raise ValueError(
             f"Frames must be uint8 from 0 to 255, found {picture.dtype}. "
@@ -412,7 +444,7 @@ def scale_frame(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
 def _sample_file(
     source: str | BinaryIO,
     name: str,
-    rule: _Rule,
+    rule: SamplingRule,
     transform: Callable | None,
     on_error: str,
     num_threads: int,
@@ -449,7 +481,7 @@ def _sample_file(
 
 
 def _decode_window(
-    clip: Clip, timeline: Timeline, rule: _Rule, transform: Callable | None, num_threads: int, backend: str
+    clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int, backend: str
 ) -> tuple[list[int], Rows, list[int | None]]:
     """Gives the moments wanted, the frames at them, and when those appeared, all in ticks."""
     ticks = _wanted_ticks(timeline, rule, clip.name)
@@ -459,7 +491,7 @@ def _decode_window(
     return ticks, rows, decode(clip, ticks, rows, timeline, num_threads)
 
 
-def _seconds_missing(clip: Clip, timeline: Timeline, rule: _Rule) -> str | None:
+def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str | None:
     """Says what part of the clip's wanted seconds the file no longer has, if any."""
     there, declared = timeline.seconds(timeline.stop), clip.declared_seconds()
     if not declared or min(declared, rule.end or declared) <= there or not clip.is_cut_off():
@@ -467,7 +499,7 @@ def _seconds_missing(clip: Clip, timeline: Timeline, rule: _Rule) -> str | None:
     return f"{there:.1f} of its {declared:.1f} seconds are there"
 
 
-def _wanted_ticks(timeline: Timeline, rule: _Rule, name: str) -> list[int]:
+def _wanted_ticks(timeline: Timeline, rule: SamplingRule, name: str) -> list[int]:
     """Gives the moments to look at, in ticks of the stream's clock."""
     if rule.num_frames is None:
         return [timeline.tick(second) for second in rule.times(timeline.seconds(timeline.stop), name)]
@@ -512,7 +544,7 @@ def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: 
     return shown
 
 
-def _sample_torchcodec(decoder: Any, name: str, rule: _Rule, transform: Callable | None) -> SampledVideo:
+def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: Callable | None) -> SampledVideo:
     """Takes frames from an open decoder; it cannot say when each frame begins, only how many there are."""
     about = decoder.metadata
     begin, total, rate = about.begin_stream_seconds or 0.0, about.num_frames, about.average_fps

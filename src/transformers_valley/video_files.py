@@ -23,14 +23,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from .video_sources import VideoDecodeError
+from .video_sources import MAX_PIXELS, VideoDecodeError, check_picture_size
 
 
 __all__ = ["Clip", "Rows", "Timeline", "decode"]
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 8192 * 8192  # of one picture; a header may claim more than any memory holds
 MAX_PACKETS = 5_000_000  # 23 hours at 60 frames a second
 MAX_HELD_BYTES = 64 * 1024**2  # packets kept undecoded in the hope that a keyframe makes them unnecessary
 MAX_DECODERS_BYTES = 120 * 1024**2  # pictures inside all decoders of one clip, about
@@ -505,7 +504,9 @@ class Rows:
         return self.geometry
 
     def put(self, row: int, picture: torch.Tensor) -> None:
-        picture = picture if self.transform is None else self.transform(picture)
+        if self.transform is not None:
+            check_picture_size(picture.shape[2], picture.shape[1], self.name)
+            picture = self.transform(picture)
         with self.lock:
             if self.frames is None:
                 shape = (self.count, *picture.shape)
