@@ -12,6 +12,7 @@ from transformers import (
     AutoProcessor,
     AutoVideoProcessor,
 )
+from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_valley import ValleyConfig
@@ -29,6 +30,9 @@ AutoModelForImageTextToText.register(ValleyConfig, ValleyForConditionalGeneratio
 AutoModelForMultimodalLM.register(ValleyConfig, ValleyForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(ValleyConfig, ValleyProcessor, exist_ok=True)
 AutoVideoProcessor.register(ValleyConfig, ValleyVideoProcessor, exist_ok=True)
+# `transformers serve` and the in-tree pipelines look a model up by name here, not in the Auto classes.
+modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
+modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text", pipeline_class=VideoTextToTextPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
 )

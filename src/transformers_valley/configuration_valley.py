@@ -4,12 +4,7 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.models.auto import modeling_auto
-from transformers.utils import auto_docstring
-
-from .compatibility_valley import SubConfigSpec, resolve_sub_configs
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 # The placeholders of an image and a video, and the delimiters of the released 2023 vocabulary around their features.
@@ -23,14 +18,35 @@ _AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_valley.ValleyForConditionalGeneration",
 }
 
-# The in-tree pipelines and `transformers serve` look a model up by name here, not in the Auto classes. It is done here
-# and not where the package registers its classes: a server that trusts remote code loads this file and no package.
-modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
-modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("valley", "ValleyForConditionalGeneration")
-
 # Fields that stand at the top level only where a language model's own config was stored flat: the 2023 code of Valley
 # and ByteDance's later, unrelated Valley2 both did this, and both call themselves `model_type: "valley"`.
 _FLAT_CONFIG_FIELDS = {"hidden_size", "num_hidden_layers", "mm_vision_tower", "mm_hidden_size", "use_mm_proj"}
+
+
+# What the parts are made of where nothing is given, and the type of a part whose fields name none.
+_CLIP_L_14 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+    "projection_dim": 768,
+}
+_LLAMA_7B = {"model_type": "llama", "vocab_size": 32006}
+
+
+def _as_config(given: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    values = dict(default if given is None else {"model_type": default["model_type"], **given})
+    return CONFIG_MAPPING[values.pop("model_type")](**values)
+
+
+def count_patches(height: int, width: int, patch_size: int) -> int:
+    """Patches that a vision tower cuts a frame into."""
+    return (height // patch_size) * (width // patch_size)
 
 
 def add_special_tokens(tokenizer) -> None:
@@ -48,36 +64,42 @@ def add_special_tokens(tokenizer) -> None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
 
 
-@auto_docstring(checkpoint="luoruipu1/Valley-13b-v1")
 @strict
 class ValleyConfig(PreTrainedConfig):
-    r"""
-    image_token_id (`int`, *optional*, defaults to 32000):
-        Id of the placeholder that stands at every feature position of an image.
-    video_token_id (`int`, *optional*, defaults to 32001):
-        Id of the placeholder that stands at every feature position of a video.
-    vision_feature_layer (`int`, *optional*, defaults to -2):
-        Index into the vision tower's hidden states (0 is the embedding output) of the features that are used. Layers
-        after it are not built.
-    temporal_module (`str`, *optional*, defaults to `"transformer"`):
-        How the patch grids of a clip's frames become one grid (paper, Section 4.2): `"mean"` (v1), `"importance"`
-        (v2: a learned weight per frame) or `"transformer"` (v3: what changes over time, added to the mean).
-    temporal_space (`str`, *optional*, defaults to `"vision"`):
-        Where the temporal module works: `"vision"` pools and then projects, as the paper writes it; `"text"` projects
-        and then pools, as the code released in 2023 does.
-    temporal_num_heads (`int`, *optional*, defaults to 8):
-        Attention heads of the `"transformer"` module.
-    temporal_intermediate_size (`int`, *optional*, defaults to 2048):
-        Width of the feed-forward layer of the `"transformer"` module.
-    temporal_dropout (`float`, *optional*, defaults to 0.1):
-        Dropout of the `"transformer"` module while training.
-    temporal_max_positions (`int`, *optional*):
-        Rows of a position table that is stored with the weights of the `"transformer"` module, as in the checkpoints
-        of 2023; no clip may have more frames. Without it sinusoidal positions are computed, for any number of frames.
-    projector_bias (`bool`, *optional*, defaults to `True`):
-        Whether the linear projector has a bias.
-    vision_chunk_size (`int`, *optional*, defaults to 32):
-        How many frames go through the vision tower at once. It bounds memory and does not change the result.
+    """
+    Configuration of a Valley: a vision tower, a temporal module, a linear projector and a language model.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            Of the vision tower; CLIP ViT-L/14 at 224 pixels by default.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            Of the language model; a LLaMA 7B with Valley's tokens by default.
+        image_token_id (`int`, *optional*, defaults to 32000):
+            Id of the placeholder that stands at every feature position of an image.
+        video_token_id (`int`, *optional*, defaults to 32001):
+            Id of the placeholder that stands at every feature position of a video.
+        vision_feature_layer (`int`, *optional*, defaults to -2):
+            Index into the vision tower's hidden states (0 is the embedding output) of the features that are used.
+            Layers after it are not built.
+        temporal_module (`str`, *optional*, defaults to `"transformer"`):
+            How the patch grids of a clip's frames become one grid (paper, Section 4.2): `"mean"` (v1), `"importance"`
+            (v2: a learned weight per frame) or `"transformer"` (v3: what changes over time, added to the mean).
+        temporal_space (`str`, *optional*, defaults to `"vision"`):
+            Where the temporal module works: `"vision"` pools and then projects, as the paper writes it; `"text"`
+            projects and then pools, as the original Valley repository does.
+        temporal_num_heads (`int`, *optional*, defaults to 8):
+            Attention heads of the `"transformer"` module.
+        temporal_intermediate_size (`int`, *optional*, defaults to 2048):
+            Width of the feed-forward layer of the `"transformer"` module.
+        temporal_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the `"transformer"` module while training.
+        temporal_max_positions (`int`, *optional*):
+            Rows of a position table that is stored with the weights of the `"transformer"` module, as in the original
+            checkpoints; no clip may have more frames. Without it sinusoidal positions are computed, for any number.
+        projector_bias (`bool`, *optional*, defaults to `True`):
+            Whether the linear projector has a bias.
+        vision_chunk_size (`int`, *optional*, defaults to 32):
+            How many frames go through the vision tower at once. It bounds memory and does not change the result.
 
     Raises:
         ValueError: if the fields are those of a flat config.
@@ -94,22 +116,7 @@ class ValleyConfig(PreTrainedConfig):
     ```"""
 
     model_type = "valley"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="clip_vision_model",
-            init_kwargs={
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 16,
-                "patch_size": 14,
-                "image_size": 224,
-                "projection_dim": 768,
-            },
-        ),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32006}),
-    }
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -128,10 +135,11 @@ class ValleyConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_flat_config(kwargs)
-        resolve_sub_configs(self)
+        self.vision_config = _as_config(self.vision_config, _CLIP_L_14)
+        self.text_config = _as_config(self.text_config, _LLAMA_7B)
         super().__post_init__(**kwargs)
         # A decoder that ties its embeddings says so in its own config; the head lives up here.
-        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        self.tie_word_embeddings |= getattr(self.text_config, "tie_word_embeddings", False)
 
     def _refuse_flat_config(self, kwargs: dict):
         """Name the two foreign kinds of checkpoint that also say `model_type: "valley"`."""
@@ -153,6 +161,12 @@ class ValleyConfig(PreTrainedConfig):
         """See [`~transformers.PreTrainedConfig.save_pretrained`]. The code travels along: `auto_map` names it."""
         self.auto_map = {**(getattr(self, "auto_map", None) or {}), **_AUTO_MAP}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a frame in the vision tower's own size."""
+        size = self.vision_config.image_size
+        return count_patches(size, size, self.vision_config.patch_size)
 
     @property
     def temporal_hidden_size(self) -> int:

@@ -5,73 +5,77 @@ pixels (frames, 3, H, W) -> vision tower (frames, 1 + P, D) -> temporal module, 
 -> placed at the placeholders of the prompt -> language model. An image is a clip of one frame.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
+from packaging.version import Version
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
-from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.modeling_utils import PreTrainedModel
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, logging, torch_compilable_check
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+    ModelOutput,
+)
+from transformers.utils import logging
 
-from .compatibility_valley import MIXES_UP_VISUALS, select_hidden_states, slice_logits_to_keep
-from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
+from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens, count_patches
 
 
 logger = logging.get_logger(__name__)
 
 
-@auto_docstring(custom_intro="Base class for Valley outputs, with hidden states and attentions.")
 @dataclass
 class ValleyModelOutputWithPast(BaseModelOutputWithPast):
-    r"""
-    past_key_values (`Cache`, *optional*, returned when `use_cache=True` is passed or when `config.use_cache=True`):
-        Keys and values of the language model's self-attention, to continue from.
-    image_hidden_states (`torch.FloatTensor` of shape `(num_image_features, hidden_size)`, *optional*):
-        Features of all images, in the order of their placeholders.
-    video_hidden_states (`torch.FloatTensor` of shape `(num_video_features, hidden_size)`, *optional*):
-        Features of all clips, in the order of their placeholders.
+    """
+    All that the language model returned, and the features of the visuals.
+
+    Args:
+        router_logits (`tuple` of `torch.FloatTensor` of shape `(tokens, num_experts)`, *optional*):
+            Of each layer of a mixture of experts, with `output_router_logits=True`.
+        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
+            What [`ValleyModel.get_image_features`] and [`ValleyModel.get_video_features`] gave.
     """
 
-    image_hidden_states: torch.FloatTensor | None = None
-    video_hidden_states: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor] | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
 
 
-@auto_docstring(custom_intro="Base class for Valley causal language model outputs.")
 @dataclass
-class ValleyCausalLMOutputWithPast(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is provided):
-        Language modeling loss (for next-token prediction).
-    logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, config.text_config.vocab_size)`):
-        Prediction scores of the language modeling head, before the softmax.
-    past_key_values (`Cache`, *optional*, returned when `use_cache=True` is passed or when `config.use_cache=True`):
-        Keys and values of the language model's self-attention, to continue from.
-    image_hidden_states (`torch.FloatTensor` of shape `(num_image_features, hidden_size)`, *optional*):
-        Features of all images, in the order of their placeholders.
-    video_hidden_states (`torch.FloatTensor` of shape `(num_video_features, hidden_size)`, *optional*):
-        Features of all clips, in the order of their placeholders.
+class ValleyCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    Loss, logits, and all that [`ValleyModel`] returned beside its last hidden state.
+
+    Args:
+        aux_loss (`torch.FloatTensor`, *optional*):
+            Load balancing loss of a mixture of experts, before it is weighted by `router_aux_loss_coef`.
+        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*):
+            What [`ValleyModel.get_image_features`] and [`ValleyModel.get_video_features`] gave.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor] | None = None
-    attentions: tuple[torch.FloatTensor] | None = None
-    image_hidden_states: torch.FloatTensor | None = None
-    video_hidden_states: torch.FloatTensor | None = None
+    aux_loss: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor] | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
 
 
 class ValleyTemporalModule(nn.Module):
@@ -132,14 +136,14 @@ class ValleyImportancePooling(ValleyTemporalModule):
 
     def __init__(self, config: ValleyConfig):
         super().__init__()
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        self.importance = nn.Linear(side * side * config.temporal_hidden_size, 1)
+        self.frame_size = config.num_patches * config.temporal_hidden_size
+        self.importance = nn.Linear(self.frame_size, 1)
 
     def pool(self, clips: torch.Tensor) -> torch.Tensor:
         frames = clips.flatten(2)
-        if frames.shape[-1] != self.importance.in_features:
+        if frames.shape[-1] != self.frame_size:
             raise ValueError(
-                f"temporal_module='importance' scores whole frames of {self.importance.in_features} values, got "
+                f"temporal_module='importance' scores whole frames of {self.frame_size} values, got "
                 f"{clips.shape[2]} patches x {clips.shape[3]} channels. Feed frames of the vision tower's image_size."
             )
         weights = self.importance(frames).softmax(dim=1, dtype=torch.float32).to(clips.dtype)  # (clips, T, 1)
@@ -229,14 +233,14 @@ TEMPORAL_MODULES = {
 }
 
 
-@auto_docstring
 class ValleyPreTrainedModel(PreTrainedModel):
+    """What Valley's models share: how they are loaded, saved, initialised and split."""
+
     config: ValleyConfig
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["ValleyTemporalTransformer", "ValleyImportancePooling"]
-    _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -250,23 +254,39 @@ class ValleyPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
             if hasattr(module, "position_table"):
-                init.copy_(
-                    module.position_table, _sinusoidal_positions(*module.position_table.shape, module.norm1.weight)
-                )
+                table = module.position_table
+                init.copy_(table, _sinusoidal_positions(*table.shape, table))
+
+    def _return(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return outputs if return_dict else outputs.to_tuple()
 
 
-@auto_docstring(custom_intro="Valley without a language modeling head: the merge of frames and text happens here.")
-class ValleyModel(ValleyPreTrainedModel):
+class ValleyVisualModel(ValleyPreTrainedModel):
+    """
+    The visual half of Valley: vision tower, temporal module and projector, without a language model.
+
+    Its weights have the names that they have in [`ValleyModel`], so that an engine with a decoder of its own can load
+    them from a Valley checkpoint.
+
+    Args:
+        config ([`ValleyConfig`]):
+            Of the whole model.
+    """
+
     def __init__(self, config: ValleyConfig):
         super().__init__(config)
+        self._add_visual_modules()
+        self.post_init()
+
+    def _add_visual_modules(self):
+        config = self.config
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.temporal_module = TEMPORAL_MODULES[config.temporal_module](config)
         self.multi_modal_projector = nn.Linear(
             config.vision_config.hidden_size, config.text_config.hidden_size, bias=config.projector_bias
         )
-        self.language_model = AutoModel.from_config(config.text_config)
         self._drop_unused_vision_layers()
-        self.post_init()
 
     def _drop_unused_vision_layers(self):
         """Stop the vision tower at the layer whose features are used: what follows is neither kept nor computed."""
@@ -301,7 +321,7 @@ class ValleyModel(ValleyPreTrainedModel):
         names = "|".join(map(re.escape, dropped))
         self._keys_to_ignore_on_load_unexpected = [rf"vision_tower\.(vision_model\.)?({names})\."] if dropped else None
 
-    def train(self, mode: bool = True) -> "ValleyModel":
+    def train(self, mode: bool = True) -> "ValleyVisualModel":
         """As in any module, but a frozen vision tower stays in evaluation mode.
 
         So no dropout or stochastic depth of its config blurs what it sees, and gradient checkpointing passes it by:
@@ -312,48 +332,65 @@ class ValleyModel(ValleyPreTrainedModel):
             self.vision_tower.eval()
         return self
 
-    @can_return_tuple
-    @select_hidden_states(lambda model: [model.vision_feature_index])
-    @auto_docstring(custom_intro="Features of images, ready to be placed into the prompt.")
     def get_image_features(
-        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.FloatTensor, return_dict: bool | None = None, **kwargs: Any
     ) -> tuple | BaseModelOutputWithPooling:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`):
-            All images of the batch, in the order of their placeholders. Each is a clip of one frame.
+        """
+        Features of images, ready to be placed into the prompt.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`):
+                All images of the batch, in the order of their placeholders. Each is a clip of one frame.
+            return_dict (`bool`, *optional*):
+                `False` for a tuple.
+            **kwargs:
+                For the vision tower, such as `output_hidden_states=True`.
 
         Returns:
-            `last_hidden_state` is the used layer of the vision tower, `(num_images, tokens, vision_hidden_size)`;
-            `pooler_output` a list with a `(num_patches + 1, hidden_size)` tensor per image.
+            `BaseModelOutputWithPooling`: `last_hidden_state` is the used layer of the vision tower, of shape
+            `(num_images, tokens, vision_hidden_size)`; `pooler_output` a list with a `(num_patches + 1, hidden_size)`
+            tensor per image.
+
+        Raises:
+            ValueError: if the pixels have another rank, number of channels or dtype.
         """
         _check_pixels("pixel_values", pixel_values, ("num_images", "3", "height", "width"))
-        return self._encode_clips(pixel_values, [1] * len(pixel_values), **kwargs)
+        outputs = self._encode_clips(pixel_values, [1] * len(pixel_values), **kwargs)
+        return self._return(outputs, return_dict)
 
-    @can_return_tuple
-    @select_hidden_states(lambda model: [model.vision_feature_index])
-    @auto_docstring(custom_intro="Features of video clips, ready to be placed into the prompt.")
     def get_video_features(
         self,
         pixel_values_videos: torch.FloatTensor,
         video_num_frames: torch.LongTensor | list[int] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> tuple | BaseModelOutputWithPooling:
-        r"""
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`):
-            All clips of the batch, in the order of their placeholders, padded at the end of time.
-        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each clip before padding; all of them when not given. Padding is dropped before the vision tower.
+        """
+        Features of video clips, ready to be placed into the prompt.
+
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`):
+                All clips of the batch, in the order of their placeholders, padded at the end of time.
+            video_num_frames (`torch.LongTensor` of shape `(num_videos,)` or `list[int]`, *optional*):
+                Frames of each clip before padding; all of them when not given. Padding is dropped before the vision
+                tower. A list spares a wait for the device that a tensor is on.
+            return_dict (`bool`, *optional*):
+                `False` for a tuple.
+            **kwargs:
+                For the vision tower, such as `output_hidden_states=True`.
 
         Returns:
-            `last_hidden_state` is the used layer of the vision tower, `(total_frames, tokens, vision_hidden_size)`;
-            `pooler_output` a list with a `(num_patches + T, hidden_size)` tensor per clip of T frames.
+            `BaseModelOutputWithPooling`: `last_hidden_state` is the used layer of the vision tower, of shape
+            `(total_frames, tokens, vision_hidden_size)`; `pooler_output` a list with a tensor of shape
+            `(num_patches + T, hidden_size)` per clip of T frames.
+
+        Raises:
+            ValueError: if the pixels have another rank, number of channels or dtype, or the numbers of frames do not
+                fit them.
         """
         _check_pixels("pixel_values_videos", pixel_values_videos, ("num_videos", "frames", "3", "height", "width"))
         num_videos, max_frames = pixel_values_videos.shape[:2]
-        if video_num_frames is None:
-            num_frames = [max_frames] * num_videos
-        else:
-            num_frames = torch.as_tensor(video_num_frames).tolist()
+        num_frames = [max_frames] * num_videos if video_num_frames is None else _to_list(video_num_frames)
         if len(num_frames) != num_videos or any(not 1 <= frames <= max_frames for frames in num_frames):
             raise ValueError(
                 f"video_num_frames must give 1 to {max_frames} frames for each of the {num_videos} clips in "
@@ -363,10 +400,10 @@ class ValleyModel(ValleyPreTrainedModel):
             frames = pixel_values_videos.flatten(0, 1)
         else:
             frames = torch.cat([clip[:count] for clip, count in zip(pixel_values_videos, num_frames, strict=True)])
-        return self._encode_clips(frames, num_frames, **kwargs)
+        outputs = self._encode_clips(frames, num_frames, **kwargs)
+        return self._return(outputs, return_dict)
 
-    @select_hidden_states(lambda model: [model.vision_feature_index])
-    def encode_frames(self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+    def encode_frames(self, pixel_values: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
         """
         What the vision tower alone makes of frames: as long as it is frozen, this can be kept and given again.
 
@@ -382,27 +419,53 @@ class ValleyModel(ValleyPreTrainedModel):
         chunks = list(pixel_values.split(self.config.vision_chunk_size))
         return self._encode_frames(chunks, len(pixel_values), **kwargs).last_hidden_state
 
-    def _encode_clips(
-        self, frames: torch.Tensor, num_frames: list[int], **kwargs: Unpack[TransformersKwargs]
+    def pool_frames(
+        self, frames: torch.Tensor, num_frames: torch.LongTensor | list[int] | None
     ) -> BaseModelOutputWithPooling:
+        """
+        What [`encode_frames`] gave, to the features of clips or images.
+
+        Args:
+            frames (`torch.FloatTensor` of shape `(total_frames, tokens, vision_hidden_size)`):
+                Of all clips, one clip after the other, in the vision tower's own size.
+            num_frames (`torch.LongTensor` of shape `(num_clips,)` or `list[int]`):
+                Frames of each clip.
+
+        Returns:
+            `BaseModelOutputWithPooling` as of `get_video_features`.
+
+        Raises:
+            ValueError: if the numbers do not add up to the frames, or under DeepSpeed ZeRO-3.
+        """
+        if _is_partitioned(self.multi_modal_projector):
+            raise ValueError("ZeRO-3 gathers weights in step on all ranks: give pixels, not the tower's features.")
+        num_frames = None if num_frames is None else _to_list(num_frames)
+        if num_frames is None or sum(num_frames) != len(frames):
+            raise ValueError(
+                f"video_num_frames must tell how the {len(frames)} frames in mm_encoder_outputs are spread over their "
+                f"clips, got {num_frames}."
+            )
+        device = self.multi_modal_projector.weight.device
+        clips = self._pool_clips(frames.to(device), self.config.num_patches, num_frames)
+        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=clips)
+
+    def _encode_clips(self, frames: torch.Tensor, num_frames: list[int], **kwargs: Any) -> BaseModelOutputWithPooling:
         """Frames of all clips `(total_frames, 3, H, W)` to one `(P + T, hidden_size)` tensor per clip."""
         chunks = frames.split(self.config.vision_chunk_size)
-        num_chunks, num_pools = self._most_of_all_processes(len(chunks), len(set(num_frames)), device=frames.device)
+        num_chunks, num_pools = self._most_of_all_ranks(len(chunks), len(set(num_frames)), device=frames.device)
         outputs = self._encode_frames([*chunks, *[frames[:1]] * (num_chunks - len(chunks))], len(frames), **kwargs)
-        patch_size = self.config.vision_config.patch_size
-        num_patches = (frames.shape[-2] // patch_size) * (frames.shape[-1] // patch_size)
+        num_patches = count_patches(*frames.shape[-2:], self.config.vision_config.patch_size)
         outputs.pooler_output = self._pool_clips(outputs.last_hidden_state, num_patches, num_frames, num_pools)
         return outputs
 
-    def _most_of_all_processes(self, *counts: int, device: torch.device) -> tuple[int, ...]:
-        """Numbers of calls of modules, each raised to the largest of all processes where calls have to be equal.
+    def _most_of_all_ranks(self, *counts: int, device: torch.device) -> tuple[int, ...]:
+        """Numbers of calls of modules, each raised to the largest of all ranks where calls have to be equal.
 
-        DeepSpeed ZeRO-3 spreads the weights over the processes. Its hooks gather those of a module whenever it is
-        called, by all processes together: they must make the same calls in the same order, whatever their batches
-        hold. Who has less to do repeats calls whose results are thrown away.
+        DeepSpeed ZeRO-3 partitions the weights over the ranks and gathers those of a module whenever it is called, by
+        all ranks together: they must make the same calls in the same order, whatever their batches hold. Ranks with
+        fewer clips make dummy calls and discard the results.
         """
-        is_sharded = hasattr(next(self.vision_tower.parameters()), "ds_id")
-        if not (is_sharded and self.vision_tower._forward_pre_hooks):  # trl takes the hooks off to generate
+        if not _is_partitioned(self.vision_tower):
             return counts
         most = torch.tensor(counts, device=device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
@@ -410,28 +473,28 @@ class ValleyModel(ValleyPreTrainedModel):
 
     def _encode_frames(
         self,
-        chunks: list[torch.Tensor],
+        chunks: Sequence[torch.Tensor],
         num_frames: int,
-        output_hidden_states: bool | list[int],
-        **kwargs: Unpack[TransformersKwargs],
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Vision tower over chunks of frames, so that its activations do not grow with the number of frames.
 
         What the chunks hold beyond `num_frames` frames is encoded and cut off.
         """
-        kwargs["return_dict"] = True
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        # Only the layer that is used is kept. Before transformers 5.23 a list means all layers, as `True` does.
+        kwargs |= {"output_hidden_states": output_hidden_states or [self.vision_feature_index], "return_dict": True}
         # A frozen tower needs no graph, even where the pixels of the batch are followed by trainable parts.
         needs_graph = chunks[0].requires_grad or _is_trainable(self.vision_tower)
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_graph):
-            outputs = [
-                self.vision_tower(chunk, output_hidden_states=output_hidden_states, **kwargs) for chunk in chunks
-            ]
-        # None where a layer was not asked for
-        hidden_states = _cat_layers([output.hidden_states for output in outputs], num_frames)
+            outputs = [self.vision_tower(chunk, **kwargs) for chunk in chunks]
+        features = [output.hidden_states[self.vision_feature_index] for output in outputs]
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_states[self.vision_feature_index],
-            hidden_states=hidden_states,
-            attentions=_cat_layers([output.attentions for output in outputs], num_frames),
+            last_hidden_state=_cat(features)[:num_frames],
+            hidden_states=_cat_layers(outputs, "hidden_states", num_frames) if output_hidden_states else None,
+            attentions=_cat_layers(outputs, "attentions", num_frames),
         )
 
     def _pool_clips(
@@ -458,27 +521,6 @@ class ValleyModel(ValleyPreTrainedModel):
             clips = self.multi_modal_projector(clips)
         return list(clips.split([num_patches + frames for frames in num_frames]))
 
-    def _pool_encoded(
-        self, frames: torch.Tensor, num_frames: torch.Tensor | list[int] | None
-    ) -> BaseModelOutputWithPooling:
-        """What the vision tower made of frames, which are of its own size, to one tensor per clip."""
-        if hasattr(self.multi_modal_projector.weight, "ds_id"):
-            raise ValueError("ZeRO-3 gathers weights in step on all processes: give pixels, not the tower's features.")
-        num_frames = None if num_frames is None else torch.as_tensor(num_frames).tolist()
-        if num_frames is None or sum(num_frames) != len(frames):
-            raise ValueError(
-                f"video_num_frames must tell how the {len(frames)} frames in mm_encoder_outputs are spread over their "
-                f"clips, got {num_frames}."
-            )
-        device = self.multi_modal_projector.weight.device
-        clips = self._pool_clips(frames.to(device), self._num_patches, num_frames)
-        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=clips)
-
-    @property
-    def _num_patches(self) -> int:
-        """Of a frame in the vision tower's own size."""
-        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
-
     @property
     def _visual_dtype(self) -> torch.dtype:
         """Dtype of the projector and temporal module, which may differ from that of a frozen tower."""
@@ -497,8 +539,25 @@ class ValleyModel(ValleyPreTrainedModel):
             frame = torch.zeros(shape, dtype=self.dtype, device=self.device)
             clips = [self.get_image_features(frame, return_dict=True).pooler_output[0] for _ in range(num_passes)]
             return sum(map(_zero_that_depends_on, clips))
-        features = torch.zeros(1, self._num_patches + 1, vision_config.hidden_size, device=self.device)
-        return _zero_that_depends_on(self._pool_clips(features, self._num_patches, [1])[0])
+        num_patches = self.config.num_patches
+        features = torch.zeros(1, num_patches + 1, vision_config.hidden_size, device=self.device)
+        return _zero_that_depends_on(self._pool_clips(features, num_patches, [1])[0])
+
+
+class ValleyModel(ValleyVisualModel):
+    """
+    Valley without a language modeling head: the features of visuals are placed into the prompt here.
+
+    Args:
+        config ([`ValleyConfig`]):
+            Of the model.
+    """
+
+    def __init__(self, config: ValleyConfig):
+        ValleyPreTrainedModel.__init__(self, config)
+        self._add_visual_modules()
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
 
     def get_placeholder_mask(
         self,
@@ -506,6 +565,7 @@ class ValleyModel(ValleyPreTrainedModel):
         inputs_embeds: torch.FloatTensor,
         image_features: list[torch.Tensor] | None = None,
         video_features: list[torch.Tensor] | None = None,
+        placeholder_counts: dict[str, list[int]] | None = None,
     ) -> tuple[torch.BoolTensor, torch.BoolTensor]:
         """
         Where the features of images and of videos go.
@@ -517,84 +577,134 @@ class ValleyModel(ValleyPreTrainedModel):
                 The embedded prompt.
             image_features, video_features (`list[torch.FloatTensor]`, *optional*):
                 One tensor per visual, in the order of the placeholders.
+            placeholder_counts (`dict[str, list[int]]`, *optional*):
+                As in `forward`.
 
         Returns:
-            Two masks of shape `(batch_size, sequence_length, 1)`, for images and for videos.
+            Two masks of shape `(batch_size, sequence_length, 1)`, for images and for videos, on the device of the
+            embeddings.
 
         Raises:
             ValueError: if placeholders and features do not match, naming the first sample where they part.
         """
-        masks = []
-        for modality, features in (("image", image_features), ("video", video_features)):
-            token_id = getattr(self.config, f"{modality}_token_id")
-            if input_ids is not None:
-                mask = input_ids == token_id
-            else:
-                token = torch.tensor(token_id, dtype=torch.long, device=inputs_embeds.device)
-                mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
-            if features is not None:
-                _check_placeholders(modality, mask, [len(clip) for clip in features])
-            masks.append(mask.unsqueeze(-1))
-        return tuple(masks)
+        ids = (self.config.image_token_id, self.config.video_token_id)
+        if input_ids is not None:
+            masks = [(input_ids == token_id).to(inputs_embeds.device) for token_id in ids]
+        else:
+            tokens = self.get_input_embeddings()(torch.tensor(ids, device=inputs_embeds.device))
+            masks = [(inputs_embeds == token).all(-1) for token in tokens]
+        if not torch.compiler.is_compiling():
+            features = {"image": image_features, "video": video_features}
+            self._check_placeholders(masks, features, placeholder_counts)
+        return tuple(mask.unsqueeze(-1) for mask in masks)
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    @auto_docstring
+    def _check_placeholders(
+        self,
+        masks: list[torch.Tensor],
+        features: dict[str, list[torch.Tensor] | None],
+        placeholder_counts: dict[str, list[int]] | None,
+    ):
+        """Compare placeholders and features sample by sample: each sample must hold a whole number of visuals."""
+        if placeholder_counts is None:  # one wait for the device
+            counts = torch.stack([mask.sum(-1) for mask in masks]).tolist()
+        else:
+            counts = [placeholder_counts.get(modality, [0]) for modality in features]
+        for (modality, placed), count in zip(features.items(), counts, strict=True):
+            if placed is not None:
+                _check_counts(modality, count, [len(visual) for visual in placed])
+            elif any(count):
+                self._report_missing(modality)
+
+    def _report_missing(self, modality: str):
+        """A prompt that speaks of a clip nobody gave is answered from nothing, and trained on it teaches nothing.
+
+        It is an error while training only: assisted generation drafts without visuals on purpose.
+        """
+        pixels = "pixel_values" if modality == "image" else "pixel_values_videos"
+        message = (
+            f"{modality.capitalize()} features and {modality} tokens do not match: the prompt has <{modality}> "
+            f"placeholder tokens, but no {modality} was given. Pass {pixels} (the processor makes them) or take the "
+            "placeholders out of the prompt."
+        )
+        if self.training:
+            raise ValueError(message)
+        logger.warning_once(message)
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
-        video_num_frames: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        video_num_frames: torch.LongTensor | list[int] | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        placeholder_counts: dict[str, list[int]] | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> tuple | ValleyModelOutputWithPast:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*):
-            All images of the batch, in the order of their placeholders.
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`, *optional*):
-            All clips of the batch, in the order of their placeholders, padded at the end of time.
-        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each clip before padding; all of them when not given.
-        mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
-            Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
-            pixels. Where they hold the tower's `last_hidden_state` alone, it is pooled and projected here; clips then
-            need `video_num_frames`. Not under DeepSpeed ZeRO-3.
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The prompt, with a placeholder for each feature of a visual.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*):
+                All images of the batch, in the order of their placeholders.
+            pixel_values_videos (`torch.FloatTensor`, *optional*):
+                All clips of the batch, of shape `(num_videos, max_frames, 3, height, width)`, in the order of their
+                placeholders, padded at the end of time.
+            video_num_frames (`torch.LongTensor` of shape `(num_videos,)` or `list[int]`, *optional*):
+                Frames of each clip before padding; all of them when not given.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                The embedded prompt, instead of `input_ids`.
+            mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+                Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
+                pixels. Where they hold the tower's `last_hidden_state` alone, it is pooled and projected here; clips
+                then need `video_num_frames`. Not under DeepSpeed ZeRO-3.
+            placeholder_counts (`dict[str, list[int]]`, *optional*):
+                Placeholders of each sample, under `"image"` and `"video"`, as counted on the CPU. Without it they are
+                counted on the device of the prompt, for which every forward pass waits.
+            return_dict (`bool`, *optional*):
+                `False` for a tuple.
+            **kwargs:
+                For the language model: `attention_mask`, `position_ids`, its cache, `use_cache`,
+                `output_hidden_states`, …
+
+        Returns:
+            [`ValleyModelOutputWithPast`]
+
+        Raises:
+            ValueError: if the prompt or the visuals are given twice or not at all, or do not match.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        features = dict(mm_encoder_outputs or {})
+        features = {name: output for name, output in (mm_encoder_outputs or {}).items() if output is not None}
         if features and (pixel_values is not None or pixel_values_videos is not None):
             raise ValueError("Give either pixels or mm_encoder_outputs, not both: both describe the same visuals.")
         for modality, output in features.items():
-            if output is not None and output.get("pooler_output") is None:
+            if output.get("pooler_output") is None:
                 frames = output["last_hidden_state"]
-                num_frames = [1] * len(frames) if modality == "image" else video_num_frames
-                features[modality] = self._pool_encoded(frames, num_frames)
+                features[modality] = self.pool_frames(
+                    frames, [1] * len(frames) if modality == "image" else video_num_frames
+                )
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         num_passes = (pixel_values is not None) + (pixel_values_videos is not None)
-        (most_passes,) = self._most_of_all_processes(num_passes, device=inputs_embeds.device)
+        (most_passes,) = self._most_of_all_ranks(num_passes, device=inputs_embeds.device)
         if pixel_values is not None:
             features["image"] = self.get_image_features(pixel_values, return_dict=True)
         if pixel_values_videos is not None:
             features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, return_dict=True)
 
-        placed = {modality: output.pooler_output for modality, output in features.items() if output is not None}
-        hidden_states = {
-            modality: _cat(clips).to(inputs_embeds.device, inputs_embeds.dtype) for modality, clips in placed.items()
-        }
-        if placed:
-            masks = self.get_placeholder_mask(input_ids, inputs_embeds, placed.get("image"), placed.get("video"))
+        placed = {modality: output.pooler_output for modality, output in features.items()}
+        # A step of decoding reads a token that was written, which stands for no visual.
+        if placed or (input_ids is not None and input_ids.shape[1] > 1):
+            masks = self.get_placeholder_mask(
+                input_ids, inputs_embeds, placed.get("image"), placed.get("video"), placeholder_counts
+            )
             for modality, mask in zip(("image", "video"), masks, strict=True):
                 if modality in placed:
-                    inputs_embeds = inputs_embeds.masked_scatter(mask, hidden_states[modality])
+                    states = _cat(placed[modality]).to(inputs_embeds.device, inputs_embeds.dtype)
+                    inputs_embeds = inputs_embeds.masked_scatter(mask, states)
         is_untouched = self.training and torch.is_grad_enabled() and not placed
         if is_untouched and _is_trainable(self.vision_tower):
             most_passes = max(most_passes, 1)
@@ -603,50 +713,33 @@ class ValleyModel(ValleyPreTrainedModel):
         ):
             touched = self._touch_visual_parameters(most_passes - num_passes)
             inputs_embeds = inputs_embeds + touched.to(inputs_embeds.dtype)
-        if input_ids is not None and not torch.compiler.is_compiling():
-            self._check_empty_placeholders(input_ids, placed, past_key_values)
 
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            return_dict=True,
-            **kwargs,
-        )
-        return ValleyModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=hidden_states.get("image"),
-            video_hidden_states=hidden_states.get("video"),
-        )
+        outputs = self.language_model(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
+        visuals = {f"{modality}_outputs": output for modality, output in features.items()}
+        return self._return(_extend(ValleyModelOutputWithPast, outputs, **visuals), return_dict)
 
-    def _check_empty_placeholders(self, input_ids: torch.Tensor, placed: dict, past_key_values: Cache | None):
-        """A prompt that speaks of a clip nobody gave is answered from nothing, and trained on it teaches nothing.
 
-        It is an error while training only: assisted generation drafts without visuals on purpose.
-        """
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            return
-        for modality in ("image", "video"):
-            if modality in placed or not (input_ids == getattr(self.config, f"{modality}_token_id")).any():
-                continue
-            pixels = "pixel_values" if modality == "image" else "pixel_values_videos"
-            message = (
-                f"{modality.capitalize()} features and {modality} tokens do not match: the prompt has <{modality}> "
-                f"placeholder tokens, but no {modality} was given. Pass {pixels} (the processor makes them) or take "
-                "the placeholders out of the prompt."
-            )
-            if self.training:
-                raise ValueError(message)
-            logger.warning_once(message)
+def _extend(kind: type[ModelOutput], outputs: ModelOutput, **more: Any) -> ModelOutput:
+    """`outputs` as another kind with more fields. What that has no field for comes along all the same."""
+    names = {field.name for field in fields(kind)}
+    extended = kind(**{name: value for name, value in outputs.items() if name in names}, **more)
+    for name, value in outputs.items():
+        if name not in names:
+            extended[name] = value
+    return extended
+
+
+def _to_list(counts: torch.Tensor | Sequence[int]) -> list[int]:
+    return counts.tolist() if isinstance(counts, torch.Tensor) else list(counts)
 
 
 def _is_trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _is_partitioned(module: nn.Module) -> bool:
+    """Whether DeepSpeed ZeRO-3 holds weights of a module in parts: what is left on each rank is empty."""
+    return is_deepspeed_zero3_enabled() and any(parameter.numel() == 0 for parameter in module.parameters())
 
 
 def _cat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -654,10 +747,9 @@ def _cat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def _cat_layers(
-    chunks: list[tuple[torch.Tensor | None, ...] | None], num_frames: int
-) -> tuple[torch.Tensor | None, ...] | None:
+def _cat_layers(outputs: list[ModelOutput], name: str, num_frames: int) -> tuple[torch.Tensor | None, ...] | None:
     """Join what the vision tower recorded per layer over the chunks of frames, and keep the first `num_frames`."""
+    chunks = [output.get(name) for output in outputs]
     if chunks[0] is None:
         return None
     return tuple(None if layer[0] is None else _cat(layer)[:num_frames] for layer in zip(*chunks, strict=True))
@@ -672,12 +764,8 @@ def _check_pixels(name: str, pixels: torch.Tensor, shape: tuple[str, ...]):
         raise ValueError(f"{name} is a {pixels.dtype} tensor of shape {tuple(pixels.shape)}; {expected}.")
 
 
-def _check_placeholders(modality: str, mask: torch.Tensor, lengths: list[int]):
-    """Each sample must hold a whole number of visuals: count placeholders and features sample by sample."""
-    if torch.compiler.is_compiling():
-        torch_compilable_check(mask.sum() == sum(lengths), f"{modality} features and {modality} tokens do not match")
-        return
-    counts = mask.sum(-1).tolist()
+def _check_counts(modality: str, counts: list[int], lengths: list[int]):
+    """Compare the placeholders of each sample with the lengths of the visuals of the batch, in their order."""
     ends = [0, *accumulate(lengths)]
     if len(lengths) == 1 and sum(counts) == ends[-1]:
         return  # chunked prefill joins the features of all samples into one tensor
@@ -698,8 +786,34 @@ def _check_placeholders(modality: str, mask: torch.Tensor, lengths: list[int]):
         )
 
 
-@auto_docstring(custom_intro="Valley: a language model that sees images and video clips.")
 class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
+    """
+    Valley: a language model that sees images and video clips.
+
+    Args:
+        config ([`ValleyConfig`]):
+            Of the model.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForMultimodalLM, AutoProcessor
+    >>> import transformers_valley
+
+    >>> model = AutoModelForMultimodalLM.from_pretrained("path/to/valley")
+    >>> processor = AutoProcessor.from_pretrained("path/to/valley")
+    >>> content = [{"type": "video", "path": "clip.mp4"}, {"type": "text", "text": "What happens?"}]
+    >>> inputs = processor.apply_chat_template(
+    ...     [{"role": "user", "content": content}],
+    ...     add_generation_prompt=True,
+    ...     tokenize=True,
+    ...     return_dict=True,
+    ...     return_tensors="pt",
+    ... )
+    >>> output = model.generate(**inputs)
+    >>> processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    ```"""
+
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -708,85 +822,73 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         self.model = ValleyModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self._keys_to_ignore_on_load_unexpected = self.model._keys_to_ignore_on_load_unexpected
+        self._origin = {}  # revision and such, with which the tokenizer beside the weights is looked up
+        self._tokenizer = None
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any):
+        """See [`~transformers.PreTrainedModel.from_pretrained`]."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._origin = {name: kwargs[name] for name in _ORIGIN if name in kwargs}
+        return loaded
+
     def get_output_embeddings(self) -> nn.Module:
+        """The language modeling head."""
         return self.lm_head
 
-    @auto_docstring
-    def get_image_features(
-        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple | BaseModelOutputWithPooling:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`):
-            All images of the batch, in the order of their placeholders.
-        """
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs: Any) -> tuple | BaseModelOutputWithPooling:
+        """See [`ValleyModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
-    @auto_docstring
     def get_video_features(
         self,
         pixel_values_videos: torch.FloatTensor,
         video_num_frames: torch.LongTensor | list[int] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> tuple | BaseModelOutputWithPooling:
-        r"""
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`):
-            All clips of the batch, in the order of their placeholders, padded at the end of time.
-        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each clip before padding; all of them when not given.
-        """
+        """See [`ValleyModel.get_video_features`]."""
         return self.model.get_video_features(pixel_values_videos, video_num_frames, **kwargs)
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    @auto_docstring
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
-        video_num_frames: torch.LongTensor | None = None,
+        video_num_frames: torch.LongTensor | list[int] | None = None,
+        # Handed on, and named because `generate` looks for them here.
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> tuple | ValleyCausalLMOutputWithPast:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*):
-            All images of the batch, in the order of their placeholders.
-        pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, max_frames, 3, height, width)`, *optional*):
-            All clips of the batch, in the order of their placeholders, padded at the end of time.
-        video_num_frames (`torch.LongTensor` of shape `(num_videos,)`, *optional*):
-            Frames of each clip before padding; all of them when not given.
-        mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
-            Results of `get_image_features` under `"image"` and of `get_video_features` under `"video"`, instead of
-            pixels; see [`ValleyModel`].
+        """
+        Args:
+            input_ids, pixel_values, pixel_values_videos, video_num_frames, inputs_embeds, mm_encoder_outputs:
+                As in [`ValleyModel.forward`].
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 where the prompt is padded.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Positions of the tokens.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token ids to learn, -100 where nothing is learnt.
+            logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0):
+                How many of the last positions get logits, 0 for all; or which.
+            return_dict (`bool`, *optional*):
+                `False` for a tuple.
+            **kwargs:
+                For [`ValleyModel`] and its language model, and `num_items_in_batch` for the loss.
 
-        Example:
-
-        ```python
-        >>> from transformers import AutoModelForImageTextToText, AutoProcessor
-        >>> import transformers_valley
-
-        >>> model = AutoModelForImageTextToText.from_pretrained("path/to/valley")
-        >>> processor = AutoProcessor.from_pretrained("path/to/valley")
-        >>> content = [{"type": "video", "path": "clip.mp4"}, {"type": "text", "text": "What happens?"}]
-        >>> inputs = processor.apply_chat_template(
-        ...     [{"role": "user", "content": content}],
-        ...     add_generation_prompt=True,
-        ...     tokenize=True,
-        ...     return_dict=True,
-        ...     return_tensors="pt",
-        ... )
-        >>> output = model.generate(**inputs)
-        >>> processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        ```"""
+        Returns:
+            [`ValleyCausalLMOutputWithPast`]. `logits` are those of the decoder, with whatever it does between its
+            hidden states and them; `loss` includes the load balancing loss of a mixture of experts whose config sets
+            `output_router_logits`.
+        """
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -794,54 +896,63 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             video_num_frames=video_num_frames,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
+        text_config = self.config.text_config
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = _scale_logits(self.lm_head(outputs.last_hidden_state[:, kept, :]), text_config)
+        loss = aux_loss = None
+        if outputs.router_logits is not None:
+            aux_loss = _balance_experts(outputs.router_logits, text_config.num_experts_per_tok, attention_mask)
         if labels is not None:
-            vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        return ValleyCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
-        )
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=text_config.vocab_size, **kwargs)
+            if aux_loss is not None:
+                loss = loss + text_config.router_aux_loss_coef * aux_loss.to(loss.device)
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        outputs = _extend(ValleyCausalLMOutputWithPast, others, loss=loss, logits=logits, aux_loss=aux_loss)
+        return self._return(outputs, return_dict)
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, *args, input_ids=None, **model_kwargs):
-        if MIXES_UP_VISUALS and expand_size > 1 and input_ids is not None:
-            for modality, outputs in (model_kwargs.get("mm_encoder_outputs") or {}).items():
-                rows = (input_ids == getattr(self.config, f"{modality}_token_id")).any(-1).sum()
-                if rows and len(outputs.pooler_output) > rows:
-                    raise ValueError(
-                        f"transformers {transformers.__version__} mixes up several {modality}s of one prompt in beam "
-                        "search and with several sequences per prompt. Update to transformers 5.20 or newer, or ask "
-                        "for one sequence without beams."
-                    )
-        return super()._expand_inputs_for_generation(expand_size, *args, input_ids=input_ids, **model_kwargs)
+    def generate(self, *args: Any, **kwargs: Any):
+        """
+        See [`~transformers.GenerationMixin.generate`]. Stop strings, which checkpoints of the original Valley
+        repository have, need no `tokenizer`: the one beside the weights is used.
 
-    def _get_stopping_criteria(self, generation_config: GenerationConfig, *args, tokenizer=None, **kwargs):
-        # Checkpoints of 2023 stop at a string, for which `generate` needs their tokenizer: it lies beside the weights.
-        if generation_config.stop_strings is not None and tokenizer is None:
-            tokenizer = self._own_tokenizer
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
-        return super()._get_stopping_criteria(generation_config, *args, tokenizer=tokenizer, **kwargs)
+        Raises:
+            ValueError: on transformers 5.19, for beams or several sequences of a prompt with several visuals.
+        """
+        config = kwargs.get("generation_config") or self.generation_config
+        tokenizer = kwargs.get("tokenizer")
+        if tokenizer is None and (kwargs.get("stop_strings") or config.stop_strings) is not None:
+            tokenizer = self._load_tokenizer()
+        if tokenizer is not None:
+            kwargs["tokenizer"] = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
+        self._check_sequences(config, **kwargs)
+        return super().generate(*args, **kwargs)
 
-    @cached_property
-    def _own_tokenizer(self):
-        """The tokenizer beside the weights; `None` where there is none, for which transformers has an error."""
-        try:
-            return AutoTokenizer.from_pretrained(self.name_or_path)
-        except (OSError, ValueError):
-            return None
+    def _load_tokenizer(self):
+        """The tokenizer beside the weights, of their revision; `None` where there is none: `generate` says so."""
+        if self._tokenizer is None and self.name_or_path:
+            with contextlib.suppress(OSError, ValueError):
+                self._tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **self._origin)
+        return self._tokenizer
+
+    def _check_sequences(self, config: GenerationConfig, **kwargs: Any):
+        """transformers 5.19 mixes up several visuals of a prompt where the prompt is repeated. Goes with it."""
+        repeats = [kwargs.get(name, getattr(config, name)) or 1 for name in ("num_beams", "num_return_sequences")]
+        input_ids = kwargs.get("input_ids")
+        if Version(transformers.__version__) >= Version("5.20") or max(repeats) == 1 or input_ids is None:
+            return
+        for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            rows = (input_ids == getattr(self.config, f"{modality}_token_id")).any(-1).sum()
+            if kwargs.get(name) is not None and len(kwargs[name]) > rows > 0:
+                raise ValueError(
+                    f"transformers {transformers.__version__} mixes up several {modality}s of one prompt in beam "
+                    "search and with several sequences per prompt. Update to transformers 5.20 or newer, or ask "
+                    "for one sequence without beams."
+                )
 
     @classmethod
     def from_vision_text_pretrained(
@@ -876,7 +987,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             placeholders differ from it by a rounding step, so that they can be told apart in `inputs_embeds`.
 
         Raises:
-            ValueError: if there is no tokenizer, or the decoder's head has a bias.
+            ValueError: if there is no tokenizer, or the decoder cannot be joined: its head has a bias or is tied to
+                embeddings of another name, or the joined model does not give its logits on text.
         """
         if isinstance(text, str | os.PathLike):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(text)
@@ -888,8 +1000,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         if isinstance(vision, str | os.PathLike):
             vision = AutoModel.from_pretrained(vision)
         vision = getattr(vision, "vision_model", vision)
-        if getattr(text.get_output_embeddings(), "bias", None) is not None:
-            raise ValueError(f"{type(text).__name__} has a head with a bias, which Valley's `lm_head` does not hold.")
+        _check_decoder(text)
+        expected = _ask_for_logits(text)
 
         token_ids = _add_token_rows(tokenizer, text)
         config = cls.config_class(
@@ -916,7 +1028,92 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return model.to(text.device, text.dtype).eval()
+        model = model.to(text.device, text.dtype).eval()
+        _compare_logits(model, text, expected)
+        return model
+
+
+_ORIGIN = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "trust_remote_code")
+
+
+def _scale_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """What decoders do behind their head, by the config fields that say so.
+
+    `logit_scale` is Cohere's, `lm_head_multiplier` Falcon-H1's, `logits_scaling` Granite's (which divides by it) and
+    HyperCLOVA X's (which does not), `final_logit_softcapping` Gemma 2's.
+    """
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) is not None:
+            logits = logits * factor
+    if (factor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits * factor if config.model_type == "hyperclovax" else logits / factor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _balance_experts(
+    router_logits: tuple[torch.Tensor | None, ...], num_chosen: int, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Load balancing loss of a mixture of experts (Switch Transformers, arXiv 2101.03961, equations 4 to 6), over all
+    layers together, as Mixtral's.
+
+    Args:
+        router_logits (`tuple` of `torch.FloatTensor` of shape `(tokens, num_experts)`):
+            Of each layer.
+        num_chosen (`int`):
+            Experts that a token is given to.
+        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Padding counts for nothing.
+    """
+    layers = [layer for layer in router_logits if layer is not None]
+    shares = torch.cat([layer.to(layers[0].device) for layer in layers]).softmax(dim=-1)  # (layers * tokens, experts)
+    chosen = torch.zeros_like(shares).scatter(1, shares.topk(num_chosen, dim=-1).indices, 1.0)
+    weights = torch.ones_like(shares[:, :1])
+    if attention_mask is not None and attention_mask.ndim == 2:
+        weights = attention_mask.reshape(-1, 1).repeat(len(layers), 1).to(shares)
+    mean_share, mean_chosen = ((weights * values).sum(0) / weights.sum() for values in (shares, chosen))
+    return shares.shape[1] * (mean_share * mean_chosen).sum()
+
+
+def _check_decoder(text: PreTrainedModel):
+    """Refuse decoders whose weights have no place in a Valley."""
+    name = type(text).__name__
+    if getattr(text.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(f"{name} cannot be joined: its head has a bias, which Valley's `lm_head` does not hold.")
+    is_tied = getattr(text.config, "tie_word_embeddings", False)
+    if is_tied and getattr(text.base_model, "embed_tokens", None) is not text.get_input_embeddings():
+        raise ValueError(
+            f"{name} cannot be joined: its head is tied to token embeddings that are not called `embed_tokens`, where "
+            "Valley looks for them. Use another decoder, such as a LLaMA, Mistral or Qwen3."
+        )
+
+
+@torch.no_grad()
+def _ask_for_logits(model: PreTrainedModel) -> torch.Tensor | None:
+    """Logits (3, 4) of a few tokens, in float32; `None` for a model without values."""
+    if model.device.type == "meta":
+        return None
+    was_training = model.training
+    logits = model.eval()(input_ids=torch.tensor([[3, 1, 2]], device=model.device)).logits[0, :, :4].float()
+    model.train(was_training)
+    return logits
+
+
+def _compare_logits(model: PreTrainedModel, text: PreTrainedModel, expected: torch.Tensor | None):
+    """Refuse a decoder that answers text otherwise than the Valley that it was joined to."""
+    reason = None
+    try:
+        logits = _ask_for_logits(model)
+        if logits is not None and not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2):
+            reason = f"logits of text are off by {(logits - expected).abs().max():.2g}"
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"it does not read embeddings instead of token ids ({error})"
+    if reason:
+        raise ValueError(
+            f"{type(text).__name__} cannot be joined, since the joined model would not be that decoder: {reason}. Use "
+            "another one, such as a LLaMA, Mistral or Qwen3."
+        )
 
 
 def _add_token_rows(tokenizer, text: PreTrainedModel) -> dict[str, int]:
@@ -959,4 +1156,4 @@ def fill_token_rows(weight: torch.Tensor, token_ids: dict[str, int], known: int,
 ValleyModel.register_for_auto_class("AutoModel")
 ValleyForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
-__all__ = ["ValleyForConditionalGeneration", "ValleyModel", "ValleyPreTrainedModel"]
+__all__ = ["ValleyForConditionalGeneration", "ValleyModel", "ValleyPreTrainedModel", "ValleyVisualModel"]
