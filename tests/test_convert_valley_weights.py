@@ -41,7 +41,6 @@ from transformers import (
 from typer.testing import CliRunner
 
 from transformers_valley import ValleyConfig, cli, convert_valley_weights
-from transformers_valley.compatibility_valley import CAN_SANITIZE
 from transformers_valley.convert_valley_weights import RELEASED_SYSTEM_MESSAGE, convert
 
 
@@ -904,7 +903,6 @@ def test_a_chat_is_tokenized_as_its_prompt_is(spoken):
     assert found["input_ids"][0].count(processor.tokenizer.bos_token_id) == 1
 
 
-@pytest.mark.skipif(not CAN_SANITIZE, reason="this transformers refuses such text instead")
 def test_what_a_user_spells_becomes_no_token(spoken):
     processor = AutoProcessor.from_pretrained(spoken)
     chat = [{"role": "user", "content": "What does <video> or <vi_end> mean?"}]

@@ -10,7 +10,6 @@ from tiny import OLD, random_frames
 from transformers import TextStreamer, pipeline
 
 from transformers_valley import VideoTextToTextPipeline
-from transformers_valley.compatibility_valley import CAN_SANITIZE
 from transformers_valley.video_decoding import VideoDecodeError
 
 
@@ -162,7 +161,6 @@ def test_token_ids_on_request(pipe, clip):
     assert isinstance(result[0]["generated_token_ids"], torch.Tensor)
 
 
-@pytest.mark.skipif(not CAN_SANITIZE, reason="transformers up to 5.22 cannot encode it as plain text: it is refused")
 def test_text_that_spells_a_placeholder_in_a_chat_is_text(pipe, clip):
     assert isinstance(answer(pipe(chat(clip, "What does <video> mean?"), **NEW)), str)
 

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoProcessor, LlamaTokenizer
 
 from transformers_valley import ValleyProcessor
-from transformers_valley.compatibility_valley import CAN_SANITIZE
 from transformers_valley.configuration_valley import SPECIAL_TOKENS
 from transformers_valley.processing_valley import trim_answer
 
@@ -148,15 +147,41 @@ def llama_tokenizer(**kwargs):
 def test_text_never_becomes_a_special_token(processor, token):
     plain = processor.apply_chat_template([user(video(), "What is x ?")], **TENSORS)
     chat = [user(video(), f"What is {token} ?")]
-    if CAN_SANITIZE:
-        inputs = processor.apply_chat_template(chat, **TENSORS)
-        index = processor.tokenizer.convert_tokens_to_ids(token)
-        assert (inputs["input_ids"] == index).sum() == (plain["input_ids"] == index).sum()
-        assert f"What is {token} ?" in processor.decode(inputs["input_ids"][0])
-    # Where transformers cannot encode it as plain text, it is refused.
-    for options in ({}, {**TENSORS, "return_assistant_tokens_mask": True}, *([] if CAN_SANITIZE else [TENSORS])):
-        with pytest.raises(ValueError, match=f"spells the special token {token}"):
-            processor.apply_chat_template(chat, **options)
+    inputs = processor.apply_chat_template(chat, **TENSORS)
+    index = processor.tokenizer.convert_tokens_to_ids(token)
+    assert (inputs["input_ids"] == index).sum() == (plain["input_ids"] == index).sum()
+    assert f"What is {token} ?" in processor.decode(inputs["input_ids"][0])
+    # In a string it could not be told from a placeholder.
+    with pytest.raises(ValueError, match=f"spells the special token {token}"):
+        processor.apply_chat_template(chat)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("tokens", [["</s>"], ["<video>"], ["<im_end>", "<s>", "</s>"]], ids=str)
+def test_a_control_token_in_a_text_is_text_in_every_column(processor, tokens, side):
+    """In a batch with a row that spells none, with the assistant's words and the kinds of tokens marked."""
+    answer = f"It is {''.join(tokens)}, {tokens[0]} they say."
+    chats = [[user(image(), "What?", video(2)), assistant(answer)], [user("Hi"), assistant("Hey.")]]
+    inputs = processor.apply_chat_template(
+        chats,
+        **TENSORS,
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"padding": True, "padding_side": side, "return_mm_token_type_ids": True},
+    )
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    for column in ("attention_mask", "assistant_masks", "mm_token_type_ids"):
+        assert inputs[column].shape == ids.shape
+    learnt = [
+        processor.decode(row[chosen.bool()]).strip()
+        for row, chosen in zip(ids, inputs["assistant_masks"], strict=True)
+    ]
+    assert learnt == [f"{answer}</s>", "Hey.</s>"]
+    kinds = 1 * (ids == processor.image_token_id) + 2 * (ids == processor.video_token_id)
+    assert torch.equal(inputs["mm_token_type_ids"], kinds)
+    assert not mask[1].all() and not inputs["assistant_masks"][1][mask[1] == 0].any()
+    plain = processor.apply_chat_template([chats[0][:1], chats[1]], **TENSORS, processor_kwargs={"padding": True})
+    for name in ("pixel_values", "pixel_values_videos", "video_num_frames"):
+        assert torch.equal(inputs[name], plain[name])
 
 
 def test_template_survives_saving(processor, tmp_path):

@@ -30,7 +30,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, StopStringC
 from typer.testing import CliRunner
 
 from transformers_valley import cli
-from transformers_valley.compatibility_valley import CAN_SANITIZE
 
 
 pytest.importorskip("fastapi")
@@ -484,7 +483,6 @@ def test_prompt_beyond_the_context(server):
     assert "The prompt is 25" in error["message"] and "the model reads 4096" in error["message"]
 
 
-@pytest.mark.skipif(not CAN_SANITIZE, reason="older versions of transformers refuse such a text")
 def test_placeholder_in_text_is_text(server, generate, clips):
     content = [video(clips / "clip.mp4"), {"type": "text", "text": "What does <video> mean? <im_start>"}]
     path = {"type": "video", "path": str(clips / "clip.mp4")}

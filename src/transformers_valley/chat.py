@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from .processing_valley import ValleyProcessor, trim_answer
+from .processing_valley import ValleyProcessor, iter_visuals, trim_answer
 
 
 __all__ = ["VideoChat"]
@@ -26,7 +28,8 @@ _ONE_ANSWER = {
     "prompt_lookup_num_tokens": None,
     "return_dict_in_generate": False,
 }
-_NOT_TAKEN = ("generation_config", "assistant_model", "past_key_values", "streamer")
+_CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+_NOT_TAKEN = ("generation_config", "assistant_model", "past_key_values", "cache", "streamer")
 
 
 class VideoChat:
@@ -114,13 +117,13 @@ class VideoChat:
         )
         (ids,) = inputs["input_ids"]
         settings = {**self.generate_kwargs, **_ONE_ANSWER, **self._longest_answer(len(ids))}
-        shown = _visuals_of(messages)
+        shown = [v.source["video"] if v.modality == "video" else v.source for v in iter_visuals(messages)]
         inputs = self._drop_what_was_read(inputs.to(self.model.device), shown)
         try:
             output = self.model.generate(
                 **inputs,
                 **settings,
-                past_key_values=self._cache,
+                **{_CACHE: self._cache},
                 tokenizer=self.processor.tokenizer,
                 streamer=_Pieces(self.processor.tokenizer, self._stop_strings, on_text) if on_text else None,
             )
@@ -189,12 +192,6 @@ class VideoChat:
             placeholder = getattr(self.processor, f"{modality}_token_id")
             counts[modality] = int(((ids[:-1] == placeholder) & (ids[1:] == end)).sum())
         return counts
-
-
-def _visuals_of(messages: list[dict]) -> list[Any]:
-    """What the blocks of clips and images hold, in order."""
-    blocks = [block for message in messages if isinstance(message["content"], list) for block in message["content"]]
-    return [value for block in blocks if block["type"] != "text" for key, value in block.items() if key != "type"]
 
 
 class _Pieces(BaseStreamer):

@@ -358,10 +358,9 @@ def _talk(conversation: Any, shown: list[tuple[str, Any]]) -> None:
 def _show(processor: Any, path: str) -> tuple[str, Any]:
     """Opens a clip or an image for the next question, and says what is seen of it."""
     from .contact_sheet import clock
-    from .video_sources import IMAGE_SUFFIXES
 
     sampled = processor.video_processor.sample(path)
-    if path.lower().endswith(IMAGE_SUFFIXES) and len(sampled.frames) == 1:
+    if sampled.timestamps is None and len(sampled.frames) == 1:  # a still; a clip of one frame has its time
         typer.echo(f"{path}: an image", err=True)
         return "images", sampled.frames[0]
     times = sampled.timestamps

@@ -6,17 +6,17 @@ One placeholder per visual in the prompt becomes the block
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any, Literal
 
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-from transformers.image_utils import make_flat_list_of_images
-from transformers.processing_utils import MultiModalData, ProcessorMixin
-from transformers.utils import auto_docstring
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .compatibility_valley import CAN_SANITIZE
-from .configuration_valley import SPECIAL_TOKENS, add_special_tokens
-from .video_processing_valley import ValleyVideoProcessor, flatten_clips
+from .configuration_valley import SPECIAL_TOKENS, add_special_tokens, count_patches
+from .video_processing_valley import ValleyVideoProcessor, ValleyVideoProcessorKwargs, flatten_clips
+from .video_sources import load_image
 
 
 # The paper's prompt (Section 4.3): `### system`, `### Human:`, `### Assistant:`. What the model learns to write, end
@@ -64,15 +64,29 @@ CHAT_TEMPLATE = """\
 """
 
 
-@auto_docstring
 class ValleyProcessor(ProcessorMixin):
+    """
+    Chat messages, or prompts with images and clips beside them, to model inputs.
+
+    Args:
+        image_processor (`BaseImageProcessor`):
+            Of the vision tower.
+        video_processor ([`ValleyVideoProcessor`]):
+            Which frames of a clip are taken, and how they are resized.
+        tokenizer (`PreTrainedTokenizerBase`):
+            With Valley's six special tokens.
+        chat_template (`str`, *optional*):
+            Jinja template of the prompt; the paper's by default.
+        patch_size (`int`, *optional*, defaults to 14):
+            Side in pixels of one patch of the vision tower, from which the feature positions are counted.
+
+    Raises:
+        ValueError: if the tokenizer lacks Valley's tokens.
+    """
+
     def __init__(
         self, image_processor=None, video_processor=None, tokenizer=None, chat_template=None, patch_size=14, **kwargs
     ):
-        r"""
-        patch_size (`int`, *optional*, defaults to 14):
-            Side in pixels of one patch of the vision tower, from which the feature positions are counted.
-        """
         unknown = tokenizer.unk_token_id
         missing = [t for t in SPECIAL_TOKENS if tokenizer.convert_tokens_to_ids(t) in (None, unknown)]
         if missing:
@@ -124,159 +138,399 @@ class ValleyProcessor(ProcessorMixin):
         vars(self).pop("auto_map", None)  # it is about the folder, and loading one leaves it out too
         return saved
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
-        return self._visual_block(self.image_token, self._num_patches(height, width), 1)
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """
+        Args:
+            images:
+                An image, a list, or a list of lists (one per prompt), in any form that [`load_image`] reads.
+            text (`str` or `list[str]`):
+                Prompts, with one `<image>` or `<video>` where each visual belongs.
+            videos:
+                Clips, as [`ValleyVideoProcessor.preprocess`] reads them.
+            **kwargs:
+                For tokenizer, image and video processor, flat or as `text_kwargs`, `images_kwargs`, `videos_kwargs`;
+                `return_tensors`, `return_mm_token_type_ids`, `return_metadata`.
 
-    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` of shape `(prompts, length)`, `pixel_values` of shape
+            `(images, 3, H, W)`, `pixel_values_videos` of shape `(videos, T max, 3, H, W)` and `video_num_frames` of
+            shape `(videos,)`, as far as there are any.
+
+        Raises:
+            VideoDecodeError: if a visual cannot be read; it names the file and the reason.
+            ValueError: if placeholders and visuals do not match, or a prompt is truncated inside a visual.
+        """
+        # From `apply_chat_template`: no other code handles what the messages show.
+        images, videos = kwargs.pop("visuals", (images, videos))
+        images = None if images is None else list(_flatten_images(images))
+        videos = None if videos is None else flatten_clips(videos)
+        if text is not None:
+            prompts = [text] if isinstance(text, str) else text
+            self._check_placeholders(prompts, images or (), videos or ())
+            # A chat template has written them, or a prompt would end with what ends an answer.
+            begin, end = self._written_around
+            begins = tuple(token for token in (self.tokenizer.bos_token, begin) if token)
+            if end or begins and all(prompt.startswith(begins) for prompt in prompts):
+                kwargs.setdefault("add_special_tokens", False)
+        if images:
+            images = [load_image(image) for image in images]
+        if videos:
+            names = ValleyVideoProcessorKwargs.__annotations__
+            options = {name: kwargs[name] for name in names if name in kwargs} | kwargs.get("videos_kwargs", {})
+            videos, metadata = self.video_processor.load(videos, **options)
+            loaded = {"video_metadata": metadata, "do_sample_frames": False}
+            kwargs = {name: value for name, value in kwargs.items() if name not in loaded}
+            kwargs["videos_kwargs"] = kwargs.get("videos_kwargs", {}) | loaded
+        return super().__call__(images=images or None, text=text, videos=videos or None, **kwargs)
+
+    def _check_placeholders(self, prompts: Sequence[str], images: Sequence, videos: Sequence) -> None:
+        for token, visuals in ((self.image_token, images), (self.video_token, videos)):
+            written = sum(prompt.count(token) for prompt in prompts if isinstance(prompt, str))
+            if written != len(visuals):
+                modality = token.strip("<>")
+                raise ValueError(
+                    f"The number of {token} tokens in the prompts should be the same as the number of {modality}s: "
+                    f"found {written} tokens and {len(visuals)} {modality}s. Write one {token} for each, where it "
+                    "belongs; in a chat its content block does that."
+                )
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """The block that stands for an image in the prompt."""
+        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
+        return self._visual_block(self.image_token, count_patches(height, width, self.patch_size), 1)
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs: Any) -> str:
+        """The block that stands for a clip in the prompt."""
         height, width = video_inputs["pixel_values_videos"][video_idx].shape[-2:]
         num_frames = int(video_inputs["video_num_frames"][video_idx])
-        return self._visual_block(self.video_token, self._num_patches(height, width), num_frames)
-
-    def _num_patches(self, height: int, width: int) -> int:
-        return (height // self.patch_size) * (width // self.patch_size)
+        return self._visual_block(self.video_token, count_patches(height, width, self.patch_size), num_frames)
 
     def _visual_block(self, placeholder: str, num_patches: int, num_frames: int) -> str:
         patches, frames = placeholder * num_patches, placeholder * num_frames
         return f"<im_start>{patches}<im_end><vi_start>{frames}<vi_end>"
+
+    def count_placeholders(self, modality: Literal["image", "video"], num_frames: int = 1) -> int:
+        """Placeholders that an image, or a clip of so many sampled frames, takes in the prompt: P + T. Four
+        delimiters come on top."""
+        part = self.image_processor if modality == "image" else self.video_processor
+        return count_patches(*output_size(part), self.patch_size) + num_frames
 
     def _get_num_multimodal_tokens(
         self,
         image_sizes: list[tuple[int, int]] | None = None,
         video_sizes: list[tuple[int, int, int]] | None = None,
         **kwargs,
-    ) -> MultiModalData:
-        """
-        Placeholders that visuals will take, for servers that plan before they process.
-
-        Args:
-            image_sizes (`list[tuple[int, int]]`, *optional*):
-                (height, width) of each image; every image costs the same.
-            video_sizes (`list[tuple[int, int, int]]`, *optional*):
-                (sampled frames, height, width) of each clip.
-        """
-        counts = MultiModalData()
+    ) -> BatchFeature:
+        """What vLLM's Transformers backend asks: the placeholders of images (height, width) and of clips (sampled
+        frames, height, width)."""
+        counts = {"num_image_tokens": None, "num_image_patches": None, "num_video_tokens": None}
         if image_sizes is not None:
-            num_patches = self._num_patches(*output_size(self.image_processor))
-            counts.num_image_tokens = [num_patches + 1] * len(image_sizes)
-            counts.num_image_patches = [1] * len(image_sizes)
+            counts["num_image_tokens"] = [self.count_placeholders("image")] * len(image_sizes)
+            counts["num_image_patches"] = [1] * len(image_sizes)
         if video_sizes is not None:
-            num_patches = self._num_patches(*output_size(self.video_processor))
-            counts.num_video_tokens = [num_patches + frames for frames, _, _ in video_sizes]
-        return counts
-
-    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        if videos is not None:
-            videos = flatten_clips(videos)
-        if isinstance(images, os.PathLike):
-            images = os.fspath(images)
-        return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
-
-    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        # The base class knows few of the forms that clips come in: it is shown their number only.
-        shown = None if videos is None else [self.video_token] * len(videos)
-        super().validate_inputs(images=images, text=text, videos=shown, audio=audio, **kwargs)
-        # transformers up to 5.22 does not compare. Goes with them.
-        counts = {
-            self.image_token: 0 if images is None else len(make_flat_list_of_images(images)),
-            self.video_token: 0 if videos is None else len(videos),
-        }
-        for token, given in counts.items():
-            written = sum(prompt.count(token) for prompt in text or [])
-            if text is not None and written != given:
-                raise ValueError(
-                    f"The text has {written} {token} tokens for {given} visuals. Write one {token} for each, where it "
-                    "belongs; in a chat its content block does that."
-                )
-
-    def _process_videos(self, videos: list, **kwargs):
-        inputs = self.video_processor(videos, **kwargs)
-        return inputs, [self.replace_video_token(inputs, index) for index in range(len(videos))]
+            counts["num_video_tokens"] = [self.count_placeholders("video", frames) for frames, _, _ in video_sizes]
+        return BatchFeature(counts)
 
     def apply_chat_template(
         self,
         conversation,
         chat_template: str | None = None,
         tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "auto",
         return_assistant_tokens_mask: bool = False,
         sanitize_control_tokens: bool | None = None,
+        processor_kwargs: dict | None = None,
         load_audio_from_video: bool = False,
         **kwargs,
     ):
         """
-        See [`~transformers.ProcessorMixin.apply_chat_template`]. What a text block spells is always text: a literal
-        `<video>` in it becomes no placeholder. With `tokenize=True` such tokens are encoded as plain text
-        (`sanitize_control_tokens`); where transformers cannot do that, they are refused.
+        See [`~transformers.ProcessorMixin.apply_chat_template`]. The visuals of the content blocks are read as
+        [`iter_visuals`] tells.
+
+        What a text block spells is always text: with `tokenize=True`, a literal `<video>` or `</s>` in it is encoded
+        as plain text (`sanitize_control_tokens=False` leaves the tokenizer's own control tokens to it). Valley's six
+        special tokens are refused where that cannot be.
 
         `load_audio_from_video` is ignored: `transformers serve` asks every video model for the sound of its clips,
         Valley hears nothing, and asking for the sound of a silent clip is an error.
 
         Raises:
-            ValueError: if a text block spells a special token of Valley and cannot be encoded as plain text.
+            VideoDecodeError: if a visual cannot be read; it names the file and the reason.
+            ValueError: if a content block names its source twice or not at all, or has an unknown key; or if a text
+                spells a special token of Valley and cannot be encoded as plain text.
         """
-        if isinstance(conversation[0], dict):
-            conversation = [_normalize_message(message) for message in conversation]
+        is_batched = not _is_chat(conversation)
+        chats = [_read_messages(chat) for chat in (conversation if is_batched else [conversation])]
+        visuals = [visual for chat in chats for visual in iter_visuals(chat) if visual.source is not None]
+        strip = partial(_strip_visual, keeps_names=not tokenize)
+        chats = [_map_content(chat, strip) for chat in chats]
+        template = chat_template or self.chat_template
+        # What the template does not know is for the processor.
+        own = [name for name in kwargs if name not in _RENDERING and not re.search(rf"\b{name}\b", str(template))]
+        options = {**(processor_kwargs or {}), **{name: kwargs.pop(name) for name in own}}
+        if self.tokenizer.bos_token is None and self._written_around[0]:
+            kwargs.setdefault("bos_token", self._written_around[0])
+        spelt = []
+        if tokenize and sanitize_control_tokens is not False:
+            hide = partial(_hide_tokens, tokens=self._control_tokens, spelt=spelt)
+            chats = [_map_content(chat, hide) for chat in chats]
         else:
-            conversation = [[_normalize_message(message) for message in messages] for messages in conversation]
-        if sanitize_control_tokens is None:
-            sanitize_control_tokens = CAN_SANITIZE and tokenize and not return_assistant_tokens_mask
-        if not sanitize_control_tokens:
-            _refuse_special_tokens_in_text(conversation)
-        if CAN_SANITIZE:
-            kwargs["sanitize_control_tokens"] = sanitize_control_tokens
-        return super().apply_chat_template(
-            conversation,
-            chat_template=chat_template,
-            tokenize=tokenize,
+            for chat in chats:
+                _refuse_special_tokens(chat)
+
+        def render(**arguments: Any) -> Any:
+            arguments |= {"chat_template": chat_template, "tokenize": tokenize, **kwargs}
+            return super(ValleyProcessor, self).apply_chat_template(chats if is_batched else chats[0], **arguments)
+
+        if not tokenize:
+            return render()
+        options["visuals"] = [
+            [visual.source for visual in visuals if visual.modality == modality] or None
+            for modality in ("image", "video")
+        ]
+        if not spelt:
+            return render(
+                return_dict=return_dict,
+                return_tensors=return_tensors,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                processor_kwargs=options,
+            )
+        padding = {name: options.pop(name) for name in _PADDING if name in options}
+        inputs = render(
+            return_dict=True,
+            return_tensors=None,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
-            **kwargs,
+            processor_kwargs=options,
         )
+        inputs = self._show_tokens(inputs, spelt, options.get("max_length"))
+        inputs = self._pad(inputs, None if return_tensors == "auto" else return_tensors, **padding)
+        return inputs if return_dict else inputs["input_ids"]
+
+    @property
+    def _control_tokens(self) -> re.Pattern:
+        """The tokenizer's control tokens, Valley's among them, the longest first."""
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
+
+    @property
+    def _written_around(self) -> tuple[str, str]:
+        """The control tokens that the tokenizer writes before and after a text on its own."""
+        word = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer("a")["input_ids"]
+        begin = next((i for i in range(len(ids)) if ids[i : i + len(word)] == word), 0)
+        before, after = ids[:begin], ids[begin + len(word) :]
+        return tuple("".join(self.tokenizer.convert_ids_to_tokens(part)) for part in (before, after))
+
+    def _show_tokens(self, inputs: BatchFeature, spelt: list[str], max_length: int | None) -> BatchFeature:
+        """Put what a text spells, encoded as plain text, in the place of the delimiters that stand for it.
+
+        Such a delimiter follows no placeholder, as those of visuals do.
+        """
+        stand_in = self.tokenizer.convert_tokens_to_ids(_STAND_IN)
+        placeholders = (self.image_token_id, self.video_token_id)
+        columns = [name for name in _TOKEN_COLUMNS if name in inputs]
+        queue = iter(spelt)
+        for index, ids in enumerate(inputs["input_ids"]):
+            rows = {name: [] for name in columns}
+            for position, token in enumerate(ids):
+                is_hidden = token == stand_in and ids[position - 1] not in placeholders
+                plain = self._encode_plainly(next(queue)) if is_hidden else [token]
+                for name, row in rows.items():
+                    row += plain if name == "input_ids" else [inputs[name][index][position]] * len(plain)
+            for name, row in rows.items():
+                inputs[name][index] = row if max_length is None else row[:max_length]
+        return inputs
+
+    def _encode_plainly(self, text: str) -> list[int]:
+        """Tokens of a text as they stand inside of another one, control tokens as plain text."""
+        encode = {"add_special_tokens": False, "split_special_tokens": True}
+        before = self.tokenizer("\n", **encode)["input_ids"]  # or a tokenizer of LLaMA would write a space first
+        return self.tokenizer("\n" + text, **encode)["input_ids"][len(before) :]
+
+    def _pad(self, inputs: BatchFeature, return_tensors: str | None, **padding: Any) -> BatchFeature:
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+        tokens = self.tokenizer.pad(tokens, **{"padding": False, **padding})
+        side = padding.get("padding_side") or self.tokenizer.padding_side
+        for name in set(_TOKEN_COLUMNS) & inputs.keys() - tokens.keys():
+            rows = zip(inputs[name], tokens["input_ids"], strict=True)
+            fill = [(row, [0] * (len(ids) - len(row))) for row, ids in rows]
+            tokens[name] = [more + row if side == "left" else row + more for row, more in fill]
+        return BatchFeature({**inputs, **tokens}, tensor_type=return_tensors)
 
 
-def _normalize_message(message: dict) -> dict:
-    """One message as the base class reads it: a copy without empty keys, its content blocks normalized."""
-    message = {key: value for key, value in message.items() if value is not None}
-    if isinstance(message.get("content"), list | tuple):
-        message["content"] = [_normalize_block(block) for block in message["content"]]
-    return message
+# Arguments that the base class takes itself.
+_RENDERING = {"tools", "documents", "add_generation_prompt", "continue_final_message"}
+_PADDING = ("padding", "padding_side", "pad_to_multiple_of")
+_TOKEN_COLUMNS = ("input_ids", "attention_mask", "assistant_masks", "mm_token_type_ids")
+_STAND_IN = "<im_end>"
 
 
-def _normalize_block(block: dict) -> dict:
-    """One content block as the base class reads it: no empty keys, one source, `start` and `end` with their clip."""
-    block = {key: value for key, value in block.items() if value is not None}
-    if block.get("type") == "video_url":  # the form of OpenAI's clients
-        url = block["video_url"]
-        block = {"type": "video", "url": url["url"] if isinstance(url, dict) else url}
-    if block.get("type") not in ("image", "video"):
-        return block
-    sources = [key for key in ("video", "image", "url", "path", "base64") if key in block]
-    if len(sources) > 1:
-        raise ValueError(f"A content block of type {block['type']!r} names its source once, got {sources}: keep one.")
-    if block["type"] == "image" or not sources:
-        return block
-    clip = block[sources[0]]
-    # One block is one clip: wrapped, a path and a list of frames cannot run together with their neighbours. In a dict:
-    # the video processor of a folder with remote code is imported with a `VideoSegment` of its own.
-    if {"start", "end"} & block.keys() or isinstance(clip, str | os.PathLike | list | tuple):
-        clip = {"video": clip, "start": block.get("start"), "end": block.get("end")}
-    return {"type": "video", "video": clip}
+# ---------------------------------------------------------------------------------------------------------------
+# Messages
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def _refuse_special_tokens_in_text(conversation) -> None:
-    """Text cannot stand for a visual: that would shift every clip after it."""
-    messages = (
-        conversation if conversation and isinstance(conversation[0], dict) else [m for c in conversation for m in c]
-    )
+@dataclass
+class Visual:
+    """An image or a clip that a content block shows; `source` is `None` where the block leaves that to others."""
+
+    modality: Literal["image", "video"]
+    source: Any
+
+
+_SOURCES = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path", "base64")}
+_CLIP_SETTINGS = ("start", "end", "fps", "num_frames", "max_frames")
+_OTHERS_WORDS = {"nframes": "num_frames", "video_start": "start", "video_end": "end", "video_fps": "fps"}
+
+
+def iter_visuals(messages: Iterable[Mapping]) -> Iterator[Visual]:
+    """
+    The images and clips of chat messages, in order.
+
+    A block is `{"type": "image", …}` or `{"type": "video", …}` with one of the keys `image` or `video`, `url`, `path`
+    and `base64`; or OpenAI's `{"type": "image_url", "image_url": {"url": …}}` and the same with `video_url`. A clip
+    may have `start`, `end`, `fps`, `num_frames` and `max_frames`, beside or inside. Keys that are `None` are left out.
+
+    Args:
+        messages (`list[dict]`):
+            Of one chat; a content is a string or a list of blocks.
+
+    Yields:
+        [`Visual`]: a clip is a dict, as `sample_video` reads it.
+
+    Raises:
+        ValueError: if a block names its source twice, or has a key that nobody would look at.
+    """
     for message in messages:
-        content = message.get("content") or []
-        texts = [content] if isinstance(content, str) else [block.get("text") or "" for block in content]
-        for token in SPECIAL_TOKENS:
-            if any(token in text for text in texts):
-                raise ValueError(
-                    f"The text of a {message['role']!r} message spells the special token {token}. Give a visual as a "
-                    'content block of its own, such as {"type": "video", "path": "clip.mp4"}, and take the token out '
-                    "of the text."
-                )
+        content = message.get("content")
+        for block in content if isinstance(content, list | tuple) else ():
+            if (visual := _read_visual(block)) is not None:
+                yield visual
+
+
+def _read_visual(block: Mapping) -> Visual | None:
+    block = {key: value for key, value in block.items() if value is not None}
+    kind = block.pop("type", None)
+    if kind in ("image_url", "video_url"):
+        inside = block.pop(kind, {})
+        inside = inside if isinstance(inside, Mapping) else {"url": inside}
+        inside = {key: value for key, value in inside.items() if value is not None}
+        if twice := sorted(block.keys() & inside.keys()):
+            raise ValueError(f"A content block of type {kind!r} has {', '.join(twice)} both inside and beside it.")
+        block, kind = {**block, **inside}, kind.removesuffix("_url")
+    if kind not in _SOURCES:
+        return None
+    settings = _CLIP_SETTINGS if kind == "video" else ()
+    if unknown := sorted(block.keys() - {*_SOURCES[kind], *settings}):
+        hints = [f"{key!r} is called {_OTHERS_WORDS[key]!r}" for key in unknown if key in _OTHERS_WORDS]
+        raise ValueError(
+            f"A content block of type {kind!r} has the unknown keys {unknown}; it may have one of "
+            f"{', '.join(_SOURCES[kind])}{' and ' + ', '.join(settings) if settings else ''}"
+            f"{'; ' + ', '.join(hints) if hints else ''}."
+        )
+    sources = [key for key in _SOURCES[kind] if key in block]
+    if len(sources) > 1:
+        raise ValueError(f"A content block of type {kind!r} names its source once, got {sources}: keep one.")
+    if not sources:
+        return Visual(kind, None)
+    source = block.pop(sources[0])
+    if sources[0] == "base64":
+        source = f"data:;base64,{source}"
+    # In a dict, one block is one clip: a path and a list of frames cannot run together with their neighbours.
+    return Visual(kind, {"video": source, **block} if kind == "video" else source)
+
+
+def _is_chat(conversation: Any) -> bool:
+    """Whether this is one chat and not several. Raises a `ValueError` for an empty one."""
+    messages = getattr(conversation, "messages", conversation)
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError(f"A chat is a list with at least one message, got {messages!r}.")
+    return not isinstance(messages[0], list | tuple) and not hasattr(messages[0], "messages")
+
+
+def _read_messages(chat: Any) -> list[dict]:
+    """The messages of a chat as dicts of one's own, without empty keys."""
+    messages = []
+    for message in map(_as_dict, getattr(chat, "messages", chat)):
+        message = {key: value for key, value in message.items() if value is not None}
+        if isinstance(message.get("content"), list | tuple):
+            message["content"] = [_as_dict(block) for block in message["content"]]
+        messages.append(message)
+    return messages
+
+
+def _as_dict(value: Any) -> Mapping:
+    """A message or content block as a dict: clients have dataclasses and pydantic models, too."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return {field.name: getattr(value, field.name) for field in fields(value)} if is_dataclass(value) else value
+
+
+def _map_content(messages: list[dict], change: Any) -> list[dict]:
+    """Messages with every content block changed; a content that is a string is changed as a string."""
+
+    def changed(content: Any) -> Any:
+        return [change(block) for block in content] if isinstance(content, list | tuple) else change(content)
+
+    return [
+        {**message, "content": changed(message["content"])} if "content" in message else message
+        for message in messages
+    ]
+
+
+def _strip_visual(block: Any, keeps_names: bool) -> Any:
+    """A content block as a chat template reads it: of a visual its type, and perhaps where it lies."""
+    if not isinstance(block, Mapping):
+        return block
+    block = {key: value for key, value in block.items() if value is not None}
+    kind = block.get("type")
+    if kind not in ("image", "image_url", "video", "video_url"):
+        return block
+    if kind.endswith("_url"):
+        url = block.pop(kind, None)
+        block["url"] = url.get("url") if isinstance(url, Mapping) else url
+    names = {key: value for key, value in block.items() if isinstance(value, str)} if keeps_names else {}
+    return {**names, "type": kind.removesuffix("_url")}
+
+
+def _text_of(block: Any) -> str:
+    """The text of a content block, or of a content that is one."""
+    text = block.get("text") if isinstance(block, Mapping) else block
+    return text if isinstance(text, str) else ""
+
+
+def _hide_tokens(block: Any, tokens: re.Pattern, spelt: list[str]) -> Any:
+    """A content block with a delimiter in the place of each control token that its text spells."""
+    text = _text_of(block)
+    if not tokens.search(text):
+        return block
+    spelt += tokens.findall(text)
+    text = tokens.sub(_STAND_IN, text)
+    return {**block, "text": text} if isinstance(block, Mapping) else text
+
+
+def _refuse_special_tokens(messages: list[dict]) -> None:
+    """Text cannot stand for a visual: that would shift every clip after it."""
+    for message in messages:
+        content = message.get("content")
+        for block in content if isinstance(content, list | tuple) else [content]:
+            for token in SPECIAL_TOKENS:
+                if token in _text_of(block):
+                    raise ValueError(
+                        f"The text of a {message.get('role')!r} message spells the special token {token}. Give a "
+                        'visual as a content block of its own, such as {"type": "video", "path": "clip.mp4"}, and '
+                        "take the token out of the text."
+                    )
+
+
+def _flatten_images(images: Any) -> Iterator[Any]:
+    """Nested lists of images, and arrays of several, one by one."""
+    if isinstance(images, list | tuple) or getattr(images, "ndim", None) == 4:
+        for item in images:
+            yield from _flatten_images(item)
+    else:
+        yield images
 
 
 def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = True) -> str:
@@ -310,4 +564,4 @@ def output_size(processor: Any) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "output_size", "trim_answer"]
+__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "Visual", "iter_visuals", "output_size", "trim_answer"]

@@ -94,14 +94,14 @@ def test_a_row_that_kills_its_process_is_named(media, tmp_path, monkeypatch):
     rows[20] = record("killer", image="torn.png")
     rows[35] = record("gone", image="gone.png")
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    whole = module.open_image
+    whole = module.load_image
 
     def crash(path):
         if path.endswith("torn.png"):
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(path)
 
-    monkeypatch.setattr(module, "open_image", crash)
+    monkeypatch.setattr(module, "load_image", crash)
     report = check_data([tmp_path / "rows.json"], media, num_proc=2)
     assert [error.id for error in report.bad] == ["killer", "gone"] and "died" in report.bad[0].reason
     assert report.rows.total() == 40

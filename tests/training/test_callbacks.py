@@ -23,7 +23,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from transformers_valley.data import load_rows
 from transformers_valley.data.decode import BadSampleError
-from transformers_valley.training import callbacks
+from transformers_valley.training import ValleyDataCollator, callbacks
 from transformers_valley.training.callbacks import (
     answer_row,
     count_parameters,
@@ -172,7 +172,7 @@ def test_time_is_told_apart(checkpoint, rows, tmp_path, monkeypatch):
 
         monkeypatch.setattr(owner, name, slow)
 
-    takes(3, DataCollatorForVisionLanguageModeling, "torch_call")
+    takes(3, ValleyDataCollator, "__call__")
     takes(1, SFTTrainer, "compute_loss")
     takes(100, SFTTrainer, "evaluate")
     takes(100, SFTTrainer, "_save_checkpoint")

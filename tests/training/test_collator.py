@@ -76,11 +76,16 @@ def test_a_batch_is_that_of_trl(processor, mixed, multiple):
     found = ValleyDataCollator(processor, pad_to_multiple_of=multiple)(rows)
     trl = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True, pad_to_multiple_of=multiple)
     expected = trl(rows)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+    assert found.keys() == expected.keys() | {"placeholder_counts"}
+    for name in expected.keys() - {"video_num_frames"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
     assert found["attention_mask"].shape[1] % (multiple or 1) == 0
-    assert found["video_num_frames"].tolist() == [1, 3]
+    # What the model reads as Python's numbers stays on the CPU, wherever the batch goes.
+    assert found["video_num_frames"] == [1, 3]
+    assert found["placeholder_counts"] == {
+        "image": [0, NUM_PATCHES + 1, 0, 0],
+        "video": [NUM_PATCHES + 1, 0, 0, NUM_PATCHES + 3],
+    }
 
 
 def test_visuals_are_never_learnt(processor, mixed):
@@ -121,9 +126,20 @@ def test_a_bad_row_is_named_with_its_file_and_the_reason(processor, media, bad):
 
 def test_a_row_that_the_template_refuses_is_named(processor, media):
     row = make_rows(media, [record("a")])[0]
-    row["messages"][0]["content"][0]["text"] = "<video>"
-    with pytest.raises(BadSampleError, match="Row 'a' of 'rows' cannot be trained on: .*spells the special token"):
+    row["messages"][0]["role"] = "tool"
+    with pytest.raises(BadSampleError, match="Row 'a' of 'rows' cannot be trained on: .*not tool"):
         ValleyDataCollator(processor)([row])
+
+
+@pytest.mark.parametrize("token", ["<video>", "</s>", "<im_end>"])
+def test_a_control_token_in_a_text_is_learnt_as_text(processor, media, token):
+    row = make_rows(media, [record("a", "short.mp4")])[0]
+    row["messages"][1]["content"][0]["text"] = f"It says {token}, I think."
+    batch = ValleyDataCollator(processor)([row])
+    (answer,) = answers(processor, batch)
+    assert answer == f"It says {token}, I think.</s>"
+    index = processor.tokenizer.convert_tokens_to_ids(token)
+    assert (batch["labels"] == index).sum() == (token == "</s>")  # that of the end
 
 
 def test_the_error_crosses_process_borders(processor, media):

@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -22,8 +23,8 @@ from tqdm import tqdm
 from ..processing_valley import ValleyProcessor
 from ..video_decoding import sample_video
 from ..video_processing_valley import ValleyVideoProcessor
-from ..video_sources import VideoDecodeError
-from .decode import BadSampleError, clip_of, open_image
+from ..video_sources import VideoDecodeError, load_image
+from .decode import BadSampleError, visuals_of
 from .lengths import count_tokens
 from .load import iter_records
 
@@ -190,26 +191,27 @@ def _check_rows(rows: list[dict]) -> Found:
 
 def _fault(row: dict) -> tuple[str, str] | None:
     """The first clip or image of a row that cannot be read, and why."""
-    for message in row["messages"]:
-        for block in message["content"]:
-            if block["type"] == "video" and (fault := _fault_of_clip(*clip_of(block).values())):
-                return fault
-    for image in row["images"]:
-        try:
-            open_image(image)
-        except VideoDecodeError as error:
-            return error.path, error.reason
+    for visual in visuals_of(row):
+        if visual.modality == "video":
+            fault = _fault_of_clip(tuple(sorted(visual.source.items())))
+        else:
+            fault = _error_of(load_image, visual.source)
+        if fault:
+            return fault
     return None
 
 
 @lru_cache(maxsize=10_000)  # several rows in a row are often about one clip
-def _fault_of_clip(path: str, start: float | None, end: float | None) -> tuple[str, str] | None:
-    clip = {"path": path, "start": start, "end": end}
+def _fault_of_clip(clip: tuple[tuple[str, Any], ...]) -> tuple[str, str] | None:
+    if _full:
+        processor = ValleyVideoProcessor() if _processor is None else _processor.video_processor
+        return _error_of(processor.sample, dict(clip))
+    return _error_of(partial(sample_video, fps=1e-6, max_frames=1), dict(clip))  # the first frame, and the end
+
+
+def _error_of(read: Callable, source: Any) -> tuple[str, str] | None:
     try:
-        if _full:
-            (ValleyVideoProcessor() if _processor is None else _processor.video_processor).sample(clip)
-        else:
-            sample_video(clip, fps=1e-6, max_frames=1)  # the first frame, and a look at the end
+        read(source)
     except VideoDecodeError as error:
         return error.path, error.reason
     return None

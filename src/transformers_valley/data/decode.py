@@ -1,17 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""One training row to chat messages whose visuals are decoded, or to an error that names row, file and reason.
+"""The visuals of a training row, and the error that names row, file and reason where one cannot be read.
 
 A training batch and `valley data check` read rows with it, so that the one finds what the other would.
 """
 
-import os
-import tempfile
+from collections.abc import Iterator
 from typing import Any
 
-from transformers.image_utils import load_image
-
-from ..processing_valley import ValleyProcessor
-from ..video_sources import VideoDecodeError, download_video, pillow_errors
+from ..processing_valley import Visual, iter_visuals
 
 
 class BadSampleError(ValueError):
@@ -35,62 +31,44 @@ class BadSampleError(ValueError):
         return f"Row {self.id!r} of {self.source!r} cannot be trained on: {what}"
 
 
-def decode_row(row: dict[str, Any], processor: ValleyProcessor) -> list[dict[str, Any]]:
+def visuals_of(row: dict[str, Any]) -> Iterator[Visual]:
     """
-    The messages of a row, with each clip sampled as training samples it and each image opened.
+    The clips and images that a row shows, in order.
 
     Args:
         row (`dict`):
-            As [`load_rows`] gives it. A clip is the `path` of its block (with `start` and `end`), an image the next of
-            `images`: a path, a URL or a picture.
-        processor ([`ValleyProcessor`]):
-            Its video processor says which frames are taken, and in which size.
+            As [`load_rows`] gives it: an image block without a source stands for the next of `images`.
 
-    Returns:
-        `list[dict]`, messages as `processor.apply_chat_template` reads them.
-
-    Raises:
-        BadSampleError: if a clip or an image cannot be read.
+    Yields:
+        [`Visual`], whose source is `None` where an image is missing.
     """
-    images = iter(row.get("images") or [])
-    try:
-        return [
-            {
-                "role": message["role"],
-                "content": [_decode_block(block, images, processor) for block in message["content"]],
-            }
-            for message in row["messages"]
-        ]
-    except VideoDecodeError as error:
-        raise BadSampleError(str(row.get("id")), str(row.get("source")), error.path, error.reason) from error
+    images = iter(row.get("images") or ())
+    for visual in iter_visuals(row["messages"]):
+        if visual.source is None and visual.modality == "image":
+            visual.source = next(images, None)
+        yield visual
 
 
-def _decode_block(block: dict[str, Any], images: Any, processor: ValleyProcessor) -> dict[str, Any]:
-    if block["type"] == "video":
-        return {"type": "video", "video": processor.video_processor.sample(clip_of(block))}
-    if block["type"] == "image":
-        return {"type": "image", "image": open_image(next(images, None))}
-    return {"type": "text", "text": block["text"]}
+def messages_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    The messages of a row as `processor.apply_chat_template` reads them: every visual in its block.
+
+    Args:
+        row (`dict`):
+            As [`load_rows`] gives it.
+    """
+    visuals = visuals_of(row)
+
+    def block_of(block: dict[str, Any]) -> dict[str, Any]:
+        if block["type"] == "text":
+            return {"type": "text", "text": block["text"]}
+        visual = next(visuals)
+        return {"type": visual.modality, visual.modality: visual.source}
+
+    return [
+        {"role": message["role"], "content": [block_of(block) for block in message["content"]]}
+        for message in row["messages"]
+    ]
 
 
-def clip_of(block: dict[str, Any]) -> dict[str, Any]:
-    """The clip of a content block, as `sample_video` reads it."""
-    return {key: block.get(key) for key in ("path", "start", "end")}
-
-
-def open_image(image: Any) -> Any:
-    """A path, URL or picture to a picture that is fully read; a `VideoDecodeError` where it cannot be."""
-    name = str(image)[:200]  # base64 has no end
-    if name.startswith(("http://", "https://")):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "image")
-            download_video(image, path)  # under the same limits as a clip
-            with pillow_errors(name):
-                return load_image(path)
-    if isinstance(image, str) and not image.startswith("data:") and not os.path.isfile(image):
-        raise VideoDecodeError(name, "there is no such file.")
-    with pillow_errors(name):
-        return load_image(image)
-
-
-__all__ = ["BadSampleError", "clip_of", "decode_row", "open_image"]
+__all__ = ["BadSampleError", "messages_of", "visuals_of"]

@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..configuration_valley import SPECIAL_TOKENS
 from ..processing_valley import ValleyProcessor
 from ..video_sources import VideoDecodeError
-from .decode import clip_of
+from .decode import visuals_of
 
 
 LENGTH = "length"  # transformers' `length_column_name`
@@ -81,9 +81,9 @@ def _count(conversations: list, processor: ValleyProcessor, max_length: int | No
 def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyProcessor, max_length: int | None) -> int:
     """Tokens of a row whose text, one placeholder per visual, takes `length`."""
     rule = processor.video_processor
-    blocks = [block for message in messages for block in message["content"] if block["type"] != "text"]
-    clips = [block for block in blocks if block["type"] == "video"]
-    images = len(blocks) - len(clips)
+    visuals = list(visuals_of({"messages": messages}))
+    clips = [visual.source for visual in visuals if visual.modality == "video"]
+    images = len(visuals) - len(clips)
     if images:
         length += images * (image_tokens(processor) - 1)
     if not clips:
@@ -97,7 +97,7 @@ def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyPro
             return longest
     for clip in clips:
         try:
-            length += rule.count_frames(clip_of(clip))
+            length += rule.count_frames(clip)
         except VideoDecodeError:
             length += 1
     return length
@@ -105,12 +105,12 @@ def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyPro
 
 def image_tokens(processor: ValleyProcessor) -> int:
     """Tokens of an image with its delimiters."""
-    return processor._get_num_multimodal_tokens(image_sizes=[(1, 1)]).num_image_tokens[0] + _DELIMITERS
+    return processor.count_placeholders("image") + _DELIMITERS
 
 
 def clip_tokens(processor: ValleyProcessor, num_frames: int) -> int:
     """Tokens of a clip with its delimiters."""
-    return processor._get_num_multimodal_tokens(video_sizes=[(num_frames, 1, 1)]).num_video_tokens[0] + _DELIMITERS
+    return processor.count_placeholders("video", num_frames) + _DELIMITERS
 
 
 def check_max_length(max_length: int | None, processor: ValleyProcessor) -> None:

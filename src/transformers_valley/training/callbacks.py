@@ -28,8 +28,9 @@ from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data import load_rows
-from ..data.decode import BadSampleError, decode_row
+from ..data.decode import BadSampleError, messages_of
 from ..processing_valley import ValleyProcessor, trim_answer
+from ..video_sources import VideoDecodeError, load_image
 from .collator import ValleyDataCollator
 
 
@@ -270,13 +271,27 @@ def pick_rows(rows: Dataset, count: int, processor: ValleyProcessor, skips: bool
         for index in range(begin, end):
             try:
                 row = rows[index]
-                picked.append(row | {"messages": decode_row(row, processor)})
+                picked.append(row | {"messages": _decode(row, processor)})
                 break
             except BadSampleError as error:
                 if not skips:
                     raise
                 tqdm.write(f"{error} No sample answers are given for it.")
     return picked
+
+
+def _decode(row: dict[str, Any], processor: ValleyProcessor) -> list[dict[str, Any]]:
+    """The messages of a row whose visuals are decoded once, to be asked about again and again."""
+    messages = messages_of(row)
+    try:
+        for block in (block for message in messages for block in message["content"]):
+            if block["type"] == "video":
+                block["video"] = processor.video_processor.sample(block["video"])
+            elif block["type"] == "image":
+                block["image"] = load_image(block["image"])
+    except VideoDecodeError as error:
+        raise BadSampleError(str(row.get("id")), str(row.get("source")), error.path, error.reason) from error
+    return messages
 
 
 def answer_row(model, processor: ValleyProcessor, row: dict[str, Any]) -> dict[str, str | None]:

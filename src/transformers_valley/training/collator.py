@@ -1,13 +1,14 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Rows to batches: clips are decoded here, bad rows are named or replaced, long rows cut, batches padded or packed.
 
-TRL's collator encodes each row on its own, so that whatever goes wrong belongs to one row.
+The processor encodes each row on its own, so that whatever goes wrong belongs to one row.
 """
 
 import json
 import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,13 @@ from jinja2 import TemplateError
 from pyarrow import compute
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithFlattening
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+from trl import get_training_chat_template
 
 from ..configuration_valley import SPECIAL_TOKENS
-from ..data.decode import BadSampleError, decode_row
+from ..data.decode import BadSampleError, messages_of
 from ..data.lengths import LENGTH, VISUALS_END, add_lengths, check_max_length, describe_long_rows
 from ..processing_valley import ValleyProcessor
+from ..video_sources import VideoDecodeError
 from .checks import check_number_of_rows
 from .features import FeatureCache
 
@@ -124,13 +125,10 @@ class ValleyDataCollator:
         self.on_long_row = on_long_row
         self.padding_free = padding_free
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.assistant_only_loss = assistant_only_loss
         # A template that does not mark the assistant's words is replaced by TRL's own, as `SFTTrainer` does.
-        marked = not assistant_only_loss or has_generation_markers(processor.chat_template)
-        self._encode = DataCollatorForVisionLanguageModeling(
-            processor,
-            assistant_only_loss=assistant_only_loss,
-            chat_template=None if marked else get_training_chat_template(processor),
-        )
+        is_marked = re.search(r"\{%-?\s*generation\s*-?%\}", str(processor.chat_template))
+        self._chat_template = None if is_marked or not assistant_only_loss else get_training_chat_template(processor)
         self._visual_ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
         self.features: FeatureCache | None = None
         # Rows read and bad ones, a line for each worker: shared, because workers end with an epoch.
@@ -163,7 +161,9 @@ class ValleyDataCollator:
             - `input_ids`, `attention_mask`, `labels` (B, L) int64, right padded; labels are -100 where nothing is
               learnt.
             - `pixel_values` (images, 3, H, W), `pixel_values_videos` (clips, T max, 3, H, W) float32 and
-              `video_num_frames` (clips,) int64, if there are any.
+              `video_num_frames`, a list with the frames of each clip, if there are any.
+            - `placeholder_counts`: placeholders of each row, under `"image"` and `"video"`. These and the frames are
+              Python's numbers: the model need not wait for a device to read them.
             - with `features` in place of pixels `mm_encoder_outputs`: `last_hidden_state` (frames, tokens, D) under
               `"image"` and `"video"`.
 
@@ -178,7 +178,9 @@ class ValleyDataCollator:
             for position, result in enumerate(tried)
         ]
         batch = self._pack(good) if self.padding_free else self._pad(good)
-        return batch | _join_visuals(good)
+        ids = {"image": self.processor.image_token_id, "video": self.processor.video_token_id}
+        counts = {name: [row.count(token) for row in batch["input_ids"].tolist()] for name, token in ids.items()}
+        return batch | _join_visuals(good) | {"placeholder_counts": counts}
 
     def encode(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         """
@@ -187,16 +189,25 @@ class ValleyDataCollator:
         Raises:
             BadSampleError: if the row is bad.
         """
-        messages, features = (
-            (decode_row(row, self.processor), {}) if self.features is None else self.features.read_row(row)
-        )
         try:
-            encoded = self._encode([{"messages": messages, "images": []}])
+            messages, features = (messages_of(row), {}) if self.features is None else self.features.read_row(row)
+            encoded = self.processor.apply_chat_template(
+                messages,
+                chat_template=self._chat_template,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                return_assistant_tokens_mask=self.assistant_only_loss,
+            )
+        except VideoDecodeError as error:
+            raise BadSampleError(str(row.get("id")), str(row.get("source")), error.path, error.reason) from error
         except (ValueError, TemplateError) as error:
             raise _bad(row, str(error)) from error
-        ids, labels = encoded.pop("input_ids")[0], encoded.pop("labels")[0]
+        ids = encoded["input_ids"][0]
         is_visual = torch.isin(ids, self._visual_ids)
-        labels[is_visual] = -100
+        labels = ids.masked_fill(is_visual, -100)
+        if self.assistant_only_loss:
+            labels = labels.masked_fill(encoded["assistant_masks"][0] == 0, -100)
         limit = self.max_length
         if limit is not None and len(ids) > limit:
             if self.on_long_row == "drop":
@@ -338,8 +349,8 @@ def _join_visuals(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
     if with_clips := [row for row in rows if "pixel_values_videos" in row]:
         clips = [clip for row in with_clips for clip in row["pixel_values_videos"]]
         batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
-    if counts := [row["video_num_frames"] for row in rows if "video_num_frames" in row]:
-        batch["video_num_frames"] = torch.cat(counts)
+    if counts := [count for row in rows if "video_num_frames" in row for count in row["video_num_frames"].tolist()]:
+        batch["video_num_frames"] = counts
     kept = {modality: [row[modality] for row in rows if modality in row] for modality in ("image", "video")}
     if kept := {modality: {"last_hidden_state": torch.cat(parts)} for modality, parts in kept.items() if parts}:
         batch["mm_encoder_outputs"] = kept

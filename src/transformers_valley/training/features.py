@@ -30,11 +30,11 @@ from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 
-from ..data.decode import clip_of, decode_row, open_image
+from ..data.decode import messages_of, visuals_of
 from ..modeling_valley import ValleyModel
 from ..processing_valley import ValleyProcessor, output_size
 from ..video_decoding import SampledVideo
-from ..video_sources import VideoDecodeError
+from ..video_sources import VideoDecodeError, load_image
 
 
 def cache_vision_features(trainer: SFTTrainer, folder: str | os.PathLike) -> "FeatureCache":
@@ -151,7 +151,7 @@ class FeatureCache:
             ValueError: if a visual is no file.
             OSError: if the disk is full.
         """
-        visuals = list(dict.fromkeys(visual for rows in sets for row in rows for visual in _visuals_of(row)))
+        visuals = list(dict.fromkeys(visual for rows in sets for row in rows for visual in _sources_of(row)))
         decoded = DataLoader(
             _Visuals(self, visuals[part[0] :: part[1]]),
             batch_size=None,
@@ -185,54 +185,51 @@ class FeatureCache:
 
     def read_row(self, row: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """
-        A row as [`decode_row`] gives it, with black pictures, and the features of what they stand for.
+        The messages of a row with pictures that have a size and no content, and the features of what they stand for.
 
         Returns:
             `tuple`: messages; `"image"` and `"video"`, if there are any: (frames, tokens, D).
 
         Raises:
-            BadSampleError: if a visual cannot be read.
-            ValueError: if it can be, and its features are missing all the same, or damaged.
+            VideoDecodeError: if a visual cannot be read.
+            ValueError: if it can be, and its features are missing all the same, or corrupt.
         """
-        found: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
+        visuals = list(_sources_of(row))
         try:
-            for visual in _visuals_of(row):
-                found[visual[0]].append(_read(self.path_of(visual)))
+            features = [_read(self.path_of(visual)) for visual in visuals]
         except (FileNotFoundError, VideoDecodeError) as error:
-            decode_row(row, self.processor)  # which says what is wrong with the row
+            for visual in visuals:
+                self.pixels_of(visual)  # says what is wrong with a visual that cannot be read
             raise ValueError(
                 f"The features of row {row.get('id')!r} of {row.get('source')!r} are not in {self.folder}, and they "
                 "were there, or made, before the first step. All machines must see the same folder, and nothing may "
                 "be deleted in it meanwhile. Start again: what is missing is made."
             ) from error
-        clips = iter(found["video"])
-        messages = [
-            {"role": message["role"], "content": [self._blank(block, clips) for block in message["content"]]}
-            for message in row["messages"]
-        ]
-        return messages, {modality: torch.cat(parts) for modality, parts in found.items() if parts}
+        messages, found = messages_of(row), {}
+        blocks = [block for message in messages for block in message["content"] if block["type"] != "text"]
+        for block, part in zip(blocks, features, strict=True):
+            modality = block["type"]
+            block[modality] = self._blank(modality, len(part))
+            found.setdefault(modality, []).append(part)
+        return messages, {modality: torch.cat(parts) for modality, parts in found.items()}
 
-    def _blank(self, block: dict[str, Any], clips: Iterator[torch.Tensor]) -> dict[str, Any]:
-        picture = torch.zeros(3, *self.size, dtype=torch.uint8)
-        if block["type"] == "image":
-            return {"type": "image", "image": picture}
-        if block["type"] == "video":
-            frames = picture.expand(len(next(clips)), -1, -1, -1)
-            return {"type": "video", "video": SampledVideo(frames, None, {"total_num_frames": len(frames)})}
-        return {"type": "text", "text": block["text"]}
+    def _blank(self, modality: str, num_frames: int) -> Any:
+        """What the processor counts placeholders by: on the meta device, so that nothing is computed."""
+        frames = torch.empty(num_frames, 3, *self.size, dtype=torch.uint8, device="meta")
+        return frames[0] if modality == "image" else SampledVideo(frames, None)
 
     def pixels_of(self, visual: tuple) -> torch.Tensor:
         """What the model sees of a visual: (frames, 3, H, W) float32."""
-        modality, *clip = visual
+        modality, source, settings = visual
         if modality == "image":
-            return self.processor.image_processor(open_image(clip[0]), return_tensors="pt")["pixel_values"]
-        sampled = self.processor.video_processor.sample(dict(zip(("path", "start", "end"), clip, strict=True)))
+            return self.processor.image_processor(load_image(source), return_tensors="pt")["pixel_values"]
+        sampled = self.processor.video_processor.sample({"video": source, **dict(settings)})
         return self.processor.video_processor(sampled, return_tensors="pt")["pixel_values_videos"][0]
 
     def path_of(self, visual: tuple) -> Path:
         """Where the features of a visual are, or will be. Raises `VideoDecodeError` if it cannot be read."""
-        modality, source, *span = visual
-        name = _hash(f"{modality} {self._hash_content(source)} {span}")
+        modality, source, settings = visual
+        name = _hash(f"{modality} {self._hash_content(source)} {settings}")
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
     def _hash_settings(self) -> str:
@@ -288,20 +285,17 @@ class _Visuals(torch.utils.data.Dataset):
             return error
 
 
-def _visuals_of(row: dict[str, Any]) -> Iterator[tuple]:
-    """`("image", source)` and `("video", source, start, end)` of a row, in their order."""
-    images = iter(row.get("images") or [])
-    for message in row["messages"]:
-        for block in message["content"]:
-            if block["type"] == "text":
-                continue
-            visual = ("video", *clip_of(block).values()) if block["type"] == "video" else ("image", next(images, None))
-            if not isinstance(visual[1], str) or visual[1].startswith(("http://", "https://")):
-                raise ValueError(
-                    f"Row {row.get('id')!r} of {row.get('source')!r} shows {str(visual[1])[:200]!r}, and features are "
-                    "kept of files only. Download it, or leave out cache_vision_features."
-                )
-            yield visual
+def _sources_of(row: dict[str, Any]) -> Iterator[tuple[str, str, tuple]]:
+    """Modality, source and settings of the visuals of a row, in their order: what features are known by."""
+    for visual in visuals_of(row):
+        settings = dict(visual.source) if visual.modality == "video" else {"video": visual.source}
+        source = settings.pop("video")
+        if not isinstance(source, str) or source.startswith(("http://", "https://")):
+            raise ValueError(
+                f"Row {row.get('id')!r} of {row.get('source')!r} shows {str(source)[:200]!r}, and features are kept "
+                "of files only. Download it, or leave out cache_vision_features."
+            )
+        yield visual.modality, source, tuple(sorted(settings.items()))
 
 
 def _hash(text: str) -> str:
