@@ -42,6 +42,10 @@ from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_toke
 
 logger = logging.get_logger(__name__)
 
+_VERSION = Version(transformers.__version__)
+_SELECTS_LAYERS = _VERSION >= Version("5.23")  # whether `output_hidden_states` may name layers; goes with 5.22
+_MIXES_UP_VISUALS = _VERSION < Version("5.20")  # where a prompt with several is repeated, in beams; goes with 5.19
+
 
 @dataclass
 class ValleyModelOutputWithPast(BaseModelOutputWithPast):
@@ -484,8 +488,9 @@ class ValleyVisualModel(ValleyPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        # Only the layer that is used is kept. Before transformers 5.23 a list means all layers, as `True` does.
-        kwargs |= {"output_hidden_states": output_hidden_states or [self.vision_feature_index], "return_dict": True}
+        # Of the hidden states only those that are used are kept.
+        layers = [self.vision_feature_index] if _SELECTS_LAYERS else True
+        kwargs |= {"output_hidden_states": output_hidden_states or layers, "return_dict": True}
         # A frozen tower needs no graph, even where the pixels of the batch are followed by trainable parts.
         needs_graph = chunks[0].requires_grad or _is_trainable(self.vision_tower)
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_graph):
@@ -923,13 +928,15 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: on transformers 5.19, for beams or several sequences of a prompt with several visuals.
         """
-        config = kwargs.get("generation_config") or self.generation_config
+        configs = [
+            config for config in (kwargs.get("generation_config"), self.generation_config) if config is not None
+        ]
         tokenizer = kwargs.get("tokenizer")
-        if tokenizer is None and (kwargs.get("stop_strings") or config.stop_strings) is not None:
+        if tokenizer is None and any([kwargs.get("stop_strings"), *(config.stop_strings for config in configs)]):
             tokenizer = self._load_tokenizer()
         if tokenizer is not None:
             kwargs["tokenizer"] = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
-        self._check_sequences(config, **kwargs)
+        self._check_sequences(configs[0], **kwargs)
         return super().generate(*args, **kwargs)
 
     def _load_tokenizer(self):
@@ -940,10 +947,10 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         return self._tokenizer
 
     def _check_sequences(self, config: GenerationConfig, **kwargs: Any):
-        """transformers 5.19 mixes up several visuals of a prompt where the prompt is repeated. Goes with it."""
+        """Refuse beams and several sequences where transformers would mix up the visuals of a prompt."""
         repeats = [kwargs.get(name, getattr(config, name)) or 1 for name in ("num_beams", "num_return_sequences")]
         input_ids = kwargs.get("input_ids")
-        if Version(transformers.__version__) >= Version("5.20") or max(repeats) == 1 or input_ids is None:
+        if not _MIXES_UP_VISUALS or max(repeats) == 1 or input_ids is None:
             return
         for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
             rows = (input_ids == getattr(self.config, f"{modality}_token_id")).any(-1).sum()
