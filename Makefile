@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
 test-oldest:  ## Run the fast tests on the oldest supported transformers, in an environment of its own
-	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*" ARGS=--ignore=tests/distributed
+	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.19.*" ARGS=--ignore=tests/distributed
 
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)

@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What Valley uses of transformers 5.23 and versions from 5.18 on lack; vLLM 0.33 pins 5.20 and older.
+"""What Valley uses of transformers 5.23 and versions from 5.19 on lack; vLLM 0.33 pins 5.20 and older.
 
 Each piece says when it can go: with support for the version that is named, the last one that needs it.
 """
