@@ -38,6 +38,7 @@ test-newest: newest  ## Run the fast tests with the newest release of everything
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
 style: $(VENV)/installed  ## Mend format and lint
 	$(BIN)/ruff check --fix $(CODE)
