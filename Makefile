@@ -1,14 +1,23 @@
-# Every target sets itself up: a virtual environment in $(VENV) with the package and what its tests need.
+# Every target sets itself up: a virtual environment in $(VENV) with the package and what its tests need, in the versions
+# of $(LOCK). `make test-oldest` and `make test-newest` have environments of their own.
 VENV ?= .venv
+LOCK ?= requirements.lock
 PYTHON ?= python3
 BIN := $(VENV)/bin
-TRANSFORMERS ?= transformers
-CODE := src tests examples benchmarks
+NEWEST := $(VENV)-newest
+# What has an upper bound in pyproject.toml, which `make test-newest` passes over. Other sources will do: git+https://...
+BOUNDED ?= transformers trl
+QUIET := --quiet --disable-pip-version-check
+CODE := src tests examples benchmarks .ci
+define write-lock
+{ grep '^#' requirements.lock; $(NEWEST)/bin/pip freeze --all --exclude pip --exclude-editable; } >$(NEWEST)/lock
+mv $(NEWEST)/lock requirements.lock
+endef
 
-.PHONY: quickstart test test-slow test-oldest quality style clean help
+.PHONY: quickstart test test-slow test-oldest test-newest quality style lock raise-bounds newest clean help
 
 help:  ## Show the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/installed  ## Train a tiny Valley on clips made here and ask it; VIDEO=clip.mp4 shows it a clip of yours
 	$(BIN)/python examples/quickstart.py $(if $(VIDEO),--video "$(VIDEO)")
@@ -19,31 +28,52 @@ test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
 test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
-test-oldest:  ## Run the fast tests on the oldest supported transformers, in an environment of its own
-	$(MAKE) test VENV=.venv-oldest TRANSFORMERS="transformers==5.18.*" ARGS=--ignore=tests/distributed
+test-oldest: $(VENV)-oldest.lock  ## Run the fast tests with the oldest supported transformers and all else as locked
+	$(MAKE) test VENV=$(VENV)-oldest LOCK=$< ARGS=--ignore=tests/distributed
+
+test-newest: newest  ## Run the fast tests with the newest release of everything, beyond upper bounds
+	$(NEWEST)/bin/pip install $(QUIET) --upgrade $(BOUNDED)  # pip says that this breaks our bounds, and goes on
+	$(MAKE) test VENV=$(NEWEST) LOCK=
 
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
 style: $(VENV)/installed  ## Mend format and lint
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-clean:  ## Remove the virtual environments and what the quickstart wrote
-	rm -rf $(VENV) .venv-oldest outputs
+lock: newest  ## Make requirements.lock: the newest releases that pyproject.toml admits
+	$(write-lock)
 
-$(VENV)/installed: pyproject.toml
+raise-bounds: test-newest  ## Run the slow tests with the newest releases, too; lock these, and raise the upper bounds to them
+	$(MAKE) test-slow VENV=$(NEWEST) LOCK=
+	$(write-lock)
+	$(NEWEST)/bin/python .ci/raise_bounds.py
+
+clean:  ## Remove the virtual environments and what the quickstart wrote
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) outputs
+
+$(VENV)/installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" "$(TRANSFORMERS)"
+	$(BIN)/pip install $(QUIET) $(addprefix --constraint ,$(LOCK)) --editable ".[dev]"
 	touch $@
+
+$(VENV)-oldest.lock: requirements.lock Makefile
+	sed 's/^transformers==.*/transformers==5.19.*/' requirements.lock >$@
+
+newest:  # a fresh environment each time: what is newest may have changed
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install $(QUIET) --editable ".[dev]"
+	touch $(NEWEST)/installed
 
 # transformers' own model and processor tests come with its source distribution, not with its wheel. Where it cannot be
 # had, the tests that need it say so and are skipped, and the next run tries again.
 $(VENV)/transformers-tests: $(VENV)/installed
 	rm -rf $@ && mkdir -p $@
 	version=$$($(BIN)/python -c "import importlib.metadata as m; print(m.version('transformers'))") \
-	&& $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $@ \
+	&& $(BIN)/pip download $(QUIET) --no-deps --no-binary transformers --dest $@ \
 		transformers==$$version \
 	&& $(BIN)/python -m tarfile -e $@/transformers-$$version.tar.gz $@ \
 	|| rm -rf $@

@@ -489,8 +489,8 @@ def test_reload_gives_equal_logits(name, tmp_path):
         reloaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["mismatched_keys"]
     reloaded = ValleyForConditionalGeneration.from_pretrained(tmp_path)
-    saved, read = model.state_dict(), reloaded.state_dict()
-    assert saved.keys() == read.keys() and all(torch.equal(saved[key], read[key]) for key in saved)
+    torch.testing.assert_close(reloaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    # Not to the bit: weights of a file are aligned otherwise in memory, and some processors then sum in another order.
     torch.testing.assert_close(reloaded(**inputs).logits, model(**inputs).logits)
 
 
@@ -741,7 +741,7 @@ def test_a_stored_position_table_is_kept_and_not_trained(tmp_path):
     model.save_pretrained(tmp_path)
     again = ValleyForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.equal(again.model.temporal_module.position_table, table)
-    assert torch.equal(again(**video_inputs(model)).logits, changed)
+    torch.testing.assert_close(again(**video_inputs(model)).logits, changed)
 
 
 def test_a_clip_longer_than_the_position_table_is_refused():

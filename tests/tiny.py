@@ -70,16 +70,16 @@ def tiny_vision(kind: str = "clip", image_size: int = IMAGE_SIZE, hidden_size: i
     return AutoModel.from_config(config).eval()
 
 
-def tiny_text(kind: str = "llama", vocab_size: int = 400, **kwargs):
+def tiny_text(kind: str = "llama", vocab_size: int = 400, head_dim: int = 12, **kwargs):
     torch.manual_seed(1)
     config = TEXT_CONFIGS[kind](
         vocab_size=vocab_size,
-        hidden_size=48,
+        hidden_size=4 * head_dim,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=12,
+        head_dim=head_dim,
         max_position_embeddings=4096,
         initializer_range=0.2,
         bos_token_id=1,
@@ -89,12 +89,14 @@ def tiny_text(kind: str = "llama", vocab_size: int = 400, **kwargs):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def tiny_valley(vision: str = "clip", text: str = "llama", tokenizer=None, **config) -> ValleyForConditionalGeneration:
+def tiny_valley(
+    vision: str = "clip", text: str = "llama", tokenizer=None, head_dim: int = 12, **config
+) -> ValleyForConditionalGeneration:
     tokenizer = tokenizer or tiny_tokenizer()
     config = {"temporal_intermediate_size": 64, **config}
     torch.manual_seed(2)
     return ValleyForConditionalGeneration.from_vision_text_pretrained(
-        tiny_vision(vision), tiny_text(text), tokenizer=tokenizer, **config
+        tiny_vision(vision), tiny_text(text, head_dim=head_dim), tokenizer=tokenizer, **config
     )
 
 
