@@ -20,8 +20,10 @@ from tiny import (
 )
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CompileConfig, ResNetConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyModel, modeling_valley
+from transformers_valley.chat import VideoChat
 from transformers_valley.modeling_valley import TEMPORAL_MODULES, _sinusoidal_positions
 
 
@@ -875,6 +877,122 @@ def test_a_tower_that_merges_patches_is_refused(model):
     model.config.vision_config.patch_size = 7  # the tower gives 1 + 4 tokens where 16 patches are counted
     with pytest.raises(ValueError, match="gives 5 tokens for frames of 16 patches"):
         model.get_image_features(pixels(1, 3, 28, 28))
+
+
+@pytest.mark.parametrize("visuals", ["images and clips", "text"])
+@pytest.mark.parametrize("trained", ["everything", "projector"])
+def test_a_training_step_never_waits_for_the_device(model, visuals, trained, monkeypatch):
+    """On the meta device nothing can be read back. What decoders read, masks for one, is their business."""
+
+    def decode(inputs_embeds, **kwargs):
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+    monkeypatch.setattr(model.model.language_model, "forward", decode)
+    inputs = mixed_inputs(model)
+    tokens = {"image": model.config.image_token_id, "video": model.config.video_token_id}
+    if visuals == "text":
+        inputs = {"input_ids": inputs["input_ids"] % 300 + 5}
+    else:
+        inputs["video_num_frames"] = inputs["video_num_frames"].tolist()
+    counts = {name: (inputs["input_ids"] == token).sum(-1).tolist() for name, token in tokens.items()}
+    if trained == "projector":
+        model.requires_grad_(False).model.multi_modal_projector.requires_grad_(True)
+    model.to("meta").train()
+    inputs = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    model(**inputs, labels=inputs["input_ids"], placeholder_counts=counts).loss.backward()
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):  # so a read would have been noticed
+        model(**inputs)
+
+
+def test_features_go_to_the_device_of_the_embeddings(model):
+    """With a `device_map`, token ids may be on another device than the embeddings."""
+    ids = torch.tensor([[5, model.config.video_token_id, 6]])
+    embeddings = torch.zeros(1, 3, 48, device="meta")
+    image, video = model.model.get_placeholder_mask(ids, embeddings, placeholder_counts={})
+    assert image.device == video.device == embeddings.device
+
+
+def test_counts_of_the_cpu_are_checked_as_those_of_the_device(model):
+    inputs = video_inputs(model)
+    counts = [(row == model.config.video_token_id).sum().item() for row in inputs["input_ids"]]
+    model(**inputs, placeholder_counts={"image": [0, 0], "video": counts})
+    with pytest.raises(ValueError, match="sample 1 has"):
+        model(**inputs, placeholder_counts={"video": [counts[0], counts[1] - 1]})
+
+
+def test_what_the_language_model_returns_is_handed_on(model, monkeypatch):
+    inputs = video_inputs(model)
+    language_model = model.model.language_model
+    forward = language_model.forward
+
+    def extended(*args, **kwargs):
+        outputs = forward(*args, **kwargs)
+        outputs["invention_of_next_year"] = torch.ones(2)
+        return outputs
+
+    monkeypatch.setattr(language_model, "forward", extended)
+    for outputs in (model.model(**inputs), model(**inputs)):
+        assert outputs["invention_of_next_year"].tolist() == [1, 1]
+    assert outputs.keys() >= {"logits", "video_outputs"} and outputs[0] is outputs.logits
+    assert len(outputs.video_outputs.pooler_output) == 2 and "image_outputs" not in outputs
+
+
+def test_outputs_can_be_tuples(model):
+    inputs = video_inputs(model)
+    outputs = model(**inputs, labels=inputs["input_ids"])
+    loss, logits, *_ = model(**inputs, labels=inputs["input_ids"], return_dict=False)
+    torch.testing.assert_close((loss, logits), (outputs.loss, outputs.logits))
+
+
+def test_the_tokenizer_for_stop_strings_has_the_revision_of_the_weights(checkpoint, model, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(modeling_valley.AutoTokenizer, "from_pretrained", lambda name, **kwargs: asked.update(kwargs))
+    loaded = ValleyForConditionalGeneration.from_pretrained(checkpoint, revision="v1", local_files_only=True)
+    with pytest.raises(ValueError, match="tokenizer"):
+        loaded.generate(**video_inputs(model), stop_strings=["x"])
+    assert asked == {"revision": "v1", "local_files_only": True}
+
+
+def test_no_call_of_ours_is_deprecated(model, processor, recwarn):
+    inputs = video_inputs(model)
+    model.generate(**inputs, **GENERATE)
+    model(**inputs, labels=inputs["input_ids"], use_cache=True)
+    VideoChat(model, processor, max_new_tokens=2).ask("What?", videos=[random_frames(2)])
+    deprecated = [str(warning.message) for warning in recwarn if "deprecated" in str(warning.message)]
+    assert not deprecated
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_engines_may_swap_the_linear_layers(name):
+    """vLLM's Transformers backend does, for layers that do not know their sizes."""
+
+    class Replicated(nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.inner = [linear]
+            self.weight = nn.Parameter(torch.empty(0))
+
+        def forward(self, x):
+            return self.inner[0](x)
+
+    module = tiny_valley(temporal_module=name, temporal_dropout=0.0).model.temporal_module
+    patches = torch.randn(5, NUM_PATCHES, 32)
+    expected = module(patches, [2, 3])
+    for child, layer in list(module.named_children()):
+        if isinstance(layer, nn.Linear):
+            setattr(module, child, Replicated(layer))
+    torch.testing.assert_close(module(patches, [2, 3]), expected)
+
+
+def test_engines_may_build_parameters_without_values_beside_real_buffers():
+    """As vLLM's Transformers backend does; the position table begins as the computed one all the same."""
+    model = tiny_valley(temporal_max_positions=6)
+    module = model.model.temporal_module
+    expected = module.position_table.clone()
+    table = torch.zeros_like(expected)
+    module.to("meta").register_buffer("position_table", table)
+    model._init_weights(module)
+    assert torch.equal(table, expected)
 
 
 def test_a_fresh_interpreter_loads_every_auto_class_with_equal_results(model, checkpoint, tmp_path):

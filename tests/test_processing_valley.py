@@ -7,6 +7,7 @@ from clips import write_clip
 from PIL import Image
 from tiny import NUM_PATCHES, random_frames, tiny_processor, tiny_tokenizer, tiny_valley
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, LlamaTokenizer
 
 from transformers_valley import ValleyProcessor
@@ -243,6 +244,105 @@ def test_sound_is_never_asked_for(processor, tmp_path):
         processor_kwargs={"num_frames": 32},
     )
     assert inputs["video_num_frames"].tolist() == [32]
+
+
+FORMS = {
+    "path": lambda clip, more: {"type": "video", "path": clip, **more},
+    "video": lambda clip, more: {"type": "video", "video": clip, **more},
+    "url": lambda clip, more: {"type": "video", "url": clip, **more},
+    "video_url": lambda clip, more: {"type": "video_url", "video_url": clip, **more},
+    "inside": lambda clip, more: {"type": "video_url", "video_url": {"url": clip, **more}},
+    "beside": lambda clip, more: {"type": "video_url", "video_url": {"url": clip}, **more},
+}
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [
+        ({}, 3),  # 6 s at one frame in two seconds
+        ({"start": 1.0, "end": 4.5}, 2),
+        ({"start": 4.0}, 1),
+        ({"fps": 2}, 12),
+        ({"fps": 2, "max_frames": 5}, 5),
+        ({"num_frames": 4, "start": 1, "end": 2}, 4),
+    ],
+    ids=str,
+)
+def test_a_block_cuts_and_samples_its_clip_in_every_form(processor, long_clip, form, settings, frames):
+    inputs = processor.apply_chat_template([user(FORMS[form](long_clip, settings), video(7))], **TENSORS)
+    assert inputs["video_num_frames"].tolist() == [frames, 7]
+
+
+@pytest.fixture(scope="module")
+def long_clip(folder):
+    return str(write_clip(folder / "long.mp4", 60, fps=10))
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (
+            {"type": "video", "path": "a.mp4", "nframes": 4},
+            r"unknown keys \['nframes'\].*'nframes' is called 'num_frames'",
+        ),
+        ({"type": "video", "path": "a.mp4", "frmes": 4}, r"unknown keys \['frmes'\]; it may have one of video, url"),
+        ({"type": "video_url", "video_url": {"url": "a.mp4", "video_start": 1}}, "'video_start' is called 'start'"),
+        ({"type": "video_url", "video_url": {"url": "a.mp4", "fps": 1}, "fps": 2}, "fps both inside and beside"),
+        ({"type": "video", "path": "a.mp4", "fps": 1, "num_frames": 2}, "either fps or num_frames"),
+        ({"type": "video", "path": "a.mp4", "start": 3, "end": 2}, "must start before it ends"),
+        ({"type": "image", "path": "a.png", "fps": 1}, r"unknown keys \['fps'\]; it may have one of image, url"),
+        ({"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}}, r"unknown keys \['detail'\]"),
+    ],
+    ids=str,
+)
+def test_a_key_that_nobody_would_look_at_is_refused(processor, block, message):
+    with pytest.raises(ValueError, match=message):
+        processor.apply_chat_template([user(block)], **TENSORS)
+
+
+def test_a_chat_without_a_message_is_refused(processor):
+    for chat in ([], None, {"role": "user"}):
+        with pytest.raises(ValueError, match="A chat is a list with at least one message"):
+            processor.apply_chat_template(chat)
+
+
+def test_the_messages_of_the_caller_stay_as_they_are(processor):
+    chat = [user(image(), "What?", {"type": "video", "video": random_frames(2), "fps": None})]
+    before = [dict(block) for block in chat[0]["content"]]
+    processor.apply_chat_template(chat, **TENSORS)
+    assert chat[0]["content"] == before
+
+
+@pytest.mark.parametrize("suffix", [False, True])
+def test_what_a_tokenizer_writes_around_a_text_is_written_once(suffix):
+    """The same where a row is learnt and where a question is asked. As GLM-4's: no BOS token, but another prefix."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[gMASK]", "<sop>"]}, replace_extra_special_tokens=False)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("[gMASK]", "<sop>", "</s>")}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A" + " </s>" * suffix, special_tokens=list(ids.items())
+    )
+    tiny_valley(tokenizer=tokenizer)
+    processor = tiny_processor(tokenizer)
+    chat = [user(video(), "Hi"), assistant("Hey.")]
+    row = processor.apply_chat_template(chat, **TENSORS, return_assistant_tokens_mask=True)["input_ids"][0].tolist()
+    asked = processor.apply_chat_template(chat[:1], **TENSORS, add_generation_prompt=True)["input_ids"][0].tolist()
+    text = processor.apply_chat_template(chat[:1], add_generation_prompt=True)
+    written = processor(text=text, videos=[random_frames(3)], return_tensors="pt")["input_ids"][0].tolist()
+    assert row[: len(asked)] == asked == written
+    assert asked[:2] == [ids["[gMASK]"], ids["<sop>"]] and asked[2] not in ids.values() and asked[-1] != ids["</s>"]
+
+
+def test_a_prompt_of_the_template_gets_no_second_beginning(processor):
+    text = processor.apply_chat_template([user("Hi")], add_generation_prompt=True)
+    assert (
+        processor(text=text)["input_ids"]
+        == processor.apply_chat_template([user("Hi")], add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+    )
 
 
 # --- bad input ---

@@ -237,7 +237,7 @@ class ValleyProcessor(ProcessorMixin):
         chat_template: str | None = None,
         tokenize: bool = False,
         return_dict: bool = False,
-        return_tensors: str | None = "auto",
+        return_tensors: str | None = None,
         return_assistant_tokens_mask: bool = False,
         sanitize_control_tokens: bool | None = None,
         processor_kwargs: dict | None = None,
@@ -290,11 +290,12 @@ class ValleyProcessor(ProcessorMixin):
             for modality in ("image", "video")
         ]
         if not spelt:
+            tensors = {} if return_tensors is None else {"return_tensors": return_tensors}
             return render(
                 return_dict=return_dict,
-                return_tensors=return_tensors,
                 return_assistant_tokens_mask=return_assistant_tokens_mask,
                 processor_kwargs=options,
+                **tensors,
             )
         padding = {name: options.pop(name) for name in _PADDING if name in options}
         inputs = render(
