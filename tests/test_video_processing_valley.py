@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from clips import write_clip
+from datasets import Dataset
 from PIL import Image
 from tiny import random_frames
+from transformers.video_utils import VideoMetadata
 
 from transformers_valley import ValleyVideoProcessor, video_processing_valley
-from transformers_valley.video_decoding import VideoDecodeError, VideoSegment, sample_video
+from transformers_valley.video_decoding import SampledVideo, VideoDecodeError, VideoSegment, sample_video
 from transformers_valley.video_processing_valley import flatten_clips
 
 
@@ -333,3 +335,74 @@ def test_frames_are_counted_as_they_are_sampled(clip, rule):
     sampled = processor.sample(clip)
     assert processor.count_frames(clip) == processor.count_frames(sampled) == len(sampled.frames)
     assert processor.count_frames(clip, num_frames=3) == (60 if "do_sample_frames" in rule else 3)
+
+
+# --- frames that are decoded already ---
+
+
+@pytest.mark.parametrize("settings", [{"fps": 0.5, "max_frames": 8}, {"num_frames": 5}, {"fps": 3}], ids=str)
+@pytest.mark.parametrize("start", [None, 3.0])
+def test_an_array_is_sampled_as_the_file_it_came_from(settings, start):
+    numbers = np.arange(1000)
+    frames = np.zeros((1000, 8, 8, 3), np.uint8)
+    frames[:, 0, 0, 1], frames[:, 0, 0, 2] = numbers % 256, numbers // 256
+    plain = ValleyVideoProcessor(do_resize=False, do_center_crop=False, do_normalize=False, do_rescale=False)
+    metadata = VideoMetadata(total_num_frames=1000, fps=25.0)
+    pixels = plain({"video": frames, "start": start}, video_metadata=metadata, return_tensors="pt", **settings)
+    found = pixels["pixel_values_videos"][0, :, 1:, 0, 0].int()
+    expected = sample_video(frames, frame_rate=25.0, start=start, **settings).frames[:, 1:, 0, 0].int()
+    assert torch.equal(found, expected) and len(found) > 4
+    assert metadata.frames_indices is None
+
+
+def test_frames_that_were_sampled_before_are_kept_with_their_times():
+    frames, metadata = (
+        random_frames(8),
+        VideoMetadata(total_num_frames=250, fps=25.0, frames_indices=[31 * i for i in range(8)]),
+    )
+    for given, times in (({}, range(8)), ({"num_frames": 3}, (0, 3, 7)), ({"do_sample_frames": False}, range(8))):
+        inputs = process([frames], video_metadata=[metadata], return_metadata=True, **given)
+        assert inputs["video_num_frames"].tolist() == [len(times)]
+        assert inputs["video_metadata"][0].timestamps == pytest.approx([31 * i / 25 for i in times])
+    assert metadata.frames_indices is origin  # the caller's own stays as it is
+    with pytest.raises(ValueError, match="8 frames_indices for 7 frames"):
+        process([frames[:7]], video_metadata=[metadata])
+
+
+def test_arrays_after_opencv_and_columns_of_datasets_are_read(tmp_path):
+    frames = random_frames(4).permute(0, 2, 3, 1).numpy()
+    for view in (frames[..., ::-1], frames[::-1], frames[:, :, ::-1]):
+        assert torch.equal(process(view)["pixel_values_videos"], process(view.copy())["pixel_values_videos"])
+    clips = [str(write_clip(tmp_path / f"{name}.mp4", 20, fps=10)) for name in "ab"]
+    column = Dataset.from_dict({"video": clips})["video"]
+    for paths in (column, np.array(clips), np.array(clips, dtype=object)):
+        assert process(paths)["video_num_frames"].tolist() == [1, 1]
+
+
+def test_a_list_of_picture_values_is_one_clip(tmp_path):
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (30, 30), (index * 90, 0, 0)).save(path)
+    by_path = [{"path": path, "bytes": None} for path in paths]
+    by_bytes = [{"path": None, "bytes": Path(path).read_bytes()} for path in paths]
+    for clip in (by_path, by_bytes, paths, [Image.open(path) for path in paths]):
+        assert torch.equal(process([clip])["pixel_values_videos"], process([paths])["pixel_values_videos"])
+        assert process([clip, clip])["video_num_frames"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(3)])
+def test_numbers_of_numpy_are_numbers(value):
+    name = "num_frames" if isinstance(value, np.integer) else "fps"
+    metadata = VideoMetadata(total_num_frames=4, fps=4.0)
+    assert process(random_frames(4), video_metadata=metadata, **{name: value})["video_num_frames"].tolist() == [3]
+
+
+def test_frames_alone_are_a_sampled_clip():
+    assert process(SampledVideo(random_frames(3), None))["video_num_frames"].tolist() == [3]
+    with pytest.raises(ValueError, match="A SampledVideo has its frames already"):
+        process({"video": SampledVideo(random_frames(3), None), "fps": 1})
+
+
+def test_metadata_of_a_file_is_refused(clip):
+    with pytest.raises(ValueError, match="video_metadata describes frames"):
+        process(clip, video_metadata=VideoMetadata(total_num_frames=5, fps=1.0))

@@ -6,21 +6,26 @@ import http.server
 import io
 import os
 import pickle
+import socket
+import subprocess
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from transformers_valley import video_sources
+from transformers_valley import ValleyVideoProcessor, video_sources
 from transformers_valley.video_decoding import (
     VideoDecodeError,
     VideoSegment,
     download_video,
     sample_video,
 )
+from transformers_valley.video_sources import load_image
 
 
 def test_every_form_of_a_file_gives_the_same_frames(clip, folder):
@@ -277,3 +282,204 @@ def test_the_error_crosses_processes():
     error = pickle.loads(pickle.dumps(VideoDecodeError("a.mp4", "it is empty.")))
     assert (error.path, error.reason) == ("a.mp4", "it is empty.")
     assert str(error) == "Cannot read video 'a.mp4': it is empty." and isinstance(error, ValueError)
+
+
+def test_every_address_of_a_host_is_tried(server, clip, tmp_path, monkeypatch):
+    """As a network without IPv6 needs, where the first address of a name is one of IPv6."""
+    look_up = socket.getaddrinfo
+    port = server.rpartition(":")[2]
+
+    def two(host, *args, **kwargs):
+        if host != "two.example":
+            return look_up(host, *args, **kwargs)
+        return look_up("::1", *args, **kwargs) + look_up("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    download_video(f"http://two.example:{port}/clip", tmp_path / "video", allow_local_addresses=True)
+    assert (tmp_path / "video").read_bytes() == Path(clip).read_bytes()
+
+
+# --- pictures, by their content ---
+
+
+def turned(size=(40, 20)) -> Image.Image:
+    """Left half red, right half blue, stored sideways and turned by EXIF."""
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
+    return image.rotate(90, expand=True)
+
+
+def forms_of(path: Path):
+    """One file as everything that people have of it, under names that say nothing."""
+    data = path.read_bytes()
+    bare = path.with_name(f"{path.stem}-bare")
+    bare.write_bytes(data)
+    wrong = path.with_suffix(".mp4")
+    wrong.write_bytes(data)
+    encoded = base64.encodebytes(data).decode()
+    return {
+        "path": path,
+        "string": str(path),
+        "file URL": path.as_uri(),
+        "raw file URL": f"file://{path}",
+        "no suffix": bare,
+        "wrong suffix": wrong,
+        "bytes": data,
+        "file": io.BytesIO(data),
+        "dict": {"path": None, "bytes": data},
+        "data URL": f"data:image/x;base64,{encoded}",
+        "DATA URL": f"DATA:;BASE64,{base64.urlsafe_b64encode(data).decode().rstrip('=')}",
+    }
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tiff", "gif", "ppm", "jp2", "avif"])
+def test_an_image_is_the_same_in_every_form(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    turned().save(path)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    for name, form in forms_of(path).items():
+        assert np.array_equal(np.asarray(load_image(form)), expected), name
+    assert np.array_equal(np.asarray(load_image(Image.open(path))), expected)
+    if suffix != "gif":  # FFmpeg's, as a clip
+        for name, form in forms_of(path).items():
+            frames = sample_video(form, num_frames="all").frames
+            assert np.array_equal(frames[0].permute(1, 2, 0), expected) and len(frames) == 1, name
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "gif"])
+def test_an_animated_picture_is_a_clip_in_every_form(tmp_path, suffix):
+    path = tmp_path / f"moving.{suffix}"
+    frames = [Image.new("RGB", (16, 16), (60 * index, 0, 0)) for index in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    for name, form in (forms_of(path) | {"PIL": Image.open(path)}).items():
+        sampled = sample_video(form, num_frames="all")
+        assert sampled.timestamps == [0, 0.5, 1, 1.5], name
+        assert len(load_image(form).getbands()) == 3, name  # as an image the first
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_images_stand_upright_in_every_form(tmp_path, suffix):
+    path = tmp_path / f"phone.{suffix}"
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees
+    turned().save(path, exif=exif)
+    for name, form in (forms_of(path) | {"PIL": Image.open(path)}).items():
+        assert load_image(form).size == (40, 20), name
+        assert sample_video([form] * 2, num_frames="all").frames.shape == (2, 3, 20, 40), name
+
+
+def test_sixteen_bits_are_scaled_and_ranges_that_nobody_knows_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(4, 0)
+    for suffix in ("png", "tiff", "pgm"):
+        path = tmp_path / f"deep.{suffix}"
+        Image.fromarray(ramp).save(path)
+        for form in (path, path.read_bytes(), Image.open(path)):
+            levels = np.asarray(load_image(form))[0, :, 0].astype(int)
+            assert abs(levels - np.arange(256)).max() <= 1, suffix
+    for kind in (np.float32, np.int32):
+        path = tmp_path / "depth.tiff"
+        Image.fromarray(ramp.astype(kind) * (1 if kind is np.float32 else 1000)).save(path)
+        with pytest.raises(VideoDecodeError, match="range of its grey levels is unknown"):
+            load_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+def test_transparent_pictures_lie_on_white(tmp_path, suffix):
+    path = tmp_path / f"clear.{suffix}"
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 4, 8))
+    image.save(path, **({"exact": True, "lossless": True} if suffix == "webp" else {}))
+    for form in (path, path.read_bytes(), Image.open(path)):
+        colours = np.asarray(load_image(form))[0, [0, 7]].tolist()
+        assert colours == [[0, 0, 255], [255, 255, 255]]
+        assert sample_video([form], num_frames="all").frames[0, :, 0, 7].tolist() == [255, 255, 255]
+
+
+def test_formats_that_nobody_asked_for_are_not_opened(tmp_path, monkeypatch):
+    """An EPS would start a program; a FITS or ICO unpacks whatever it holds while it is opened."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    for data in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        b"SIMPLE  =" + b" " * 3000,
+        b"\0\0\1\0\1\0" * 99,
+    ):
+        path = tmp_path / "image.png"
+        path.write_bytes(data)
+        for form in (path, data):
+            with pytest.raises(VideoDecodeError, match="not a readable image"):
+                load_image(form)
+
+
+def test_a_picture_behind_a_picture_is_no_animation(tmp_path):
+    """A phone's second lens or gain map, a TIFF's thumbnail, the still of an APNG for those who do not know it."""
+    first, second = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (20, 10), "blue")
+    first.save(tmp_path / "lens.jpg", format="MPO", save_all=True, append_images=[first])
+    first.save(tmp_path / "thumbnail.tiff", save_all=True, append_images=[second])
+    for path in (tmp_path / "lens.jpg", tmp_path / "thumbnail.tiff"):
+        assert len(sample_video(path, num_frames="all").frames) == 1
+    still, *moving = (Image.new("RGB", (8, 8), (index * 50, 0, 0)) for index in range(4))
+    still.save(tmp_path / "a.png", save_all=True, append_images=moving, default_image=True, duration=500)
+    sampled = sample_video(tmp_path / "a.png", num_frames="all")
+    assert sampled.timestamps == [0, 0.5, 1] and sampled.frames[0, 0, 0, 0] == 50
+
+
+@pytest.mark.parametrize(("width", "height"), [(6000, 2), (2, 6000), (9000, 9000)])
+def test_pictures_that_would_take_gigabytes_are_refused(tmp_path, width, height):
+    path = tmp_path / "thin.png"
+    Image.new("1", (width, height)).save(path)
+    for read in (load_image, sample_video, ValleyVideoProcessor()):
+        with pytest.raises(VideoDecodeError, match=f"{width}x{height} pixels"):
+            read(path)
+
+
+def test_a_folder_of_frames_in_the_order_people_mean(tmp_path):
+    for name, level in (("0.5.png", 0), ("1.25.png", 60), ("1.5.gif", 120), ("10.PNG", 180)):
+        Image.new("L", (4, 4), level).save(tmp_path / name)
+    (tmp_path / "._0.5.png").write_bytes(b"a Mac's companion")
+    (tmp_path / "notes.txt").write_text("no frame")
+    assert sample_video(tmp_path, num_frames="all").frames[:, 0, 0, 0].tolist() == [0, 60, 120, 180]
+
+
+def test_archives_and_object_stores_are_read_through_fsspec(clip, tmp_path):
+    archive = tmp_path / "clips.zip"
+    with zipfile.ZipFile(archive, "w") as files:
+        files.write(clip, "a.mp4")
+    expected = sample_video(clip, fps=1).frames
+    assert torch.equal(sample_video(f"zip://a.mp4::{archive}", fps=1).frames, expected)
+    with pytest.raises(VideoDecodeError, match="cannot be opened"):
+        sample_video(f"zip://b.mp4::{archive}")
+    with pytest.raises(VideoDecodeError, match="local address 127.0.0.1"):
+        sample_video("zip://a.mp4::http://127.0.0.1:9/clips.zip")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["[fec0::1]", "[64:ff9b:1::7f00:1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]", "168.63.129.16", "[3fff::1]:22"],
+)
+def test_inner_addresses_in_every_spelling_are_refused(address, tmp_path):
+    with pytest.raises(VideoDecodeError, match="local address|port 22"):
+        download_video(f"http://{address}/x", tmp_path / "x")
+
+
+def test_a_proxy_resolves_names_itself(server, clip, tmp_path, monkeypatch):
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.path.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{running.server_port}")
+        download_video("http://only.the.proxy.knows/clip.mp4", tmp_path / "got")
+        running.shutdown()
+    assert (tmp_path / "got").read_text() == "http://only.the.proxy.knows/clip.mp4"
+
+
+def test_messages_do_not_hold_whole_files():
+    with pytest.raises(VideoDecodeError) as error:
+        sample_video("QUJD" * 100_000)
+    assert len(str(error.value)) < 500

@@ -22,7 +22,7 @@ from .video_decoding import (
     count_sampled_frames,
     sample_video,
 )
-from .video_sources import check_picture_size, is_frame
+from .video_sources import check_picture_size, is_frame, unwrap_segment
 
 
 class ValleyVideoProcessorKwargs(BaseVideoProcessor.valid_kwargs, total=False):
@@ -269,7 +269,10 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         self, clip: Any, metadata: VideoMetadata | None, rule: SamplingRule, options: dict, kwargs: dict
     ) -> tuple[Any, VideoMetadata]:
         """One clip of any form to its frames (a 4-D array or tensor) and their description."""
+        settings = unwrap_segment(clip).settings
         clip, rule = rule.unwrap(clip)
+        if isinstance(clip, SampledVideo) and settings:
+            raise ValueError(f"A SampledVideo has its frames already: {', '.join(settings)} cannot be given with it.")
         if isinstance(clip, list | tuple) and len(clip) and getattr(clip[0], "ndim", None) == 3:
             clip = _stack_frames(clip)
         if isinstance(clip, np.ndarray | torch.Tensor | list | tuple):
