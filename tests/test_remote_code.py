@@ -68,17 +68,21 @@ print(json.dumps({"classes": classes, "tokens": tokens, "answer": answer[0]["gen
 )
 
 
-def run(code, *arguments, home):
+def run(code, *arguments, home, environment=Path(sys.prefix)):
     """Runs code in an interpreter that has all packages but this one, and gives the object that it prints."""
     # Without `site` no .pth file is read, and an editable install is one.
-    environment = {
+    packages = sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)})
+    variables = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "PYTHONPATH": sysconfig.get_paths()["purelib"],
+        "PYTHONPATH": packages,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
     }
     result = subprocess.run(
-        [sys.executable, "-S", "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True
+        [environment / "bin/python", "-S", "-c", code, *map(str, arguments)],
+        env=variables,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -102,6 +106,27 @@ def test_a_folder_loads_without_the_package(checkpoint, clip, tmp_path):
         exec(ASK, names)
         assert names["tokens"] == found["tokens"]
         assert {path.stem for path in Path(folder).glob("*.py")} == set(MODEL_FILES)
+
+
+def other_environments() -> list[Path]:
+    """Those that the Makefile has made beside this one, with other versions of transformers."""
+    return [
+        flag.parent for flag in Path(sys.prefix).parent.glob(".venv*/installed") if flag.parent != Path(sys.prefix)
+    ]
+
+
+@pytest.mark.skipif(
+    not other_environments(), reason="needs an environment beside this one: `make test-oldest` has one"
+)
+@pytest.mark.parametrize("other", other_environments(), ids=lambda folder: folder.name)
+def test_a_folder_answers_the_same_under_other_versions_and_back(other, checkpoint, clip, tmp_path):
+    there = run(WITHOUT_THE_PACKAGE, checkpoint, clip, tmp_path / "there", home=tmp_path / "home", environment=other)
+    here = run(WITHOUT_THE_PACKAGE, tmp_path / "there", clip, tmp_path / "again", home=tmp_path / "home")
+    assert there == here
+    names = {"clip": clip, "model": AutoModelForImageTextToText.from_pretrained(tmp_path / "there")}
+    names["processor"] = AutoProcessor.from_pretrained(tmp_path / "there")
+    exec(ASK, names)
+    assert names["tokens"] == here["tokens"]
 
 
 @pytest.mark.parametrize("trust", [None, True, False])

@@ -170,7 +170,7 @@ class ValleyProcessor(ProcessorMixin):
             # A chat template has written them, or a prompt would end with what ends an answer.
             begin, end = self._written_around
             begins = tuple(token for token in (self.tokenizer.bos_token, begin) if token)
-            if end or begins and all(prompt.startswith(begins) for prompt in prompts):
+            if end or begins and all(isinstance(prompt, str) and prompt.startswith(begins) for prompt in prompts):
                 kwargs.setdefault("add_special_tokens", False)
         if images:
             images = [load_image(image) for image in images]
@@ -257,8 +257,8 @@ class ValleyProcessor(ProcessorMixin):
 
         Raises:
             VideoDecodeError: if a visual cannot be read; it names the file and the reason.
-            ValueError: if a content block names its source twice or not at all, or has an unknown key; or if a text
-                spells a special token of Valley and cannot be encoded as plain text.
+            ValueError: if a content block names its source twice, or has an unknown key; if visuals and placeholders
+                do not match; or if a text spells a special token of Valley and cannot be encoded as plain text.
         """
         is_batched = not _is_chat(conversation)
         chats = [_read_messages(chat) for chat in (conversation if is_batched else [conversation])]
@@ -304,7 +304,7 @@ class ValleyProcessor(ProcessorMixin):
             return_assistant_tokens_mask=return_assistant_tokens_mask,
             processor_kwargs=options,
         )
-        inputs = self._show_tokens(inputs, spelt, options.get("max_length"))
+        inputs = self._show_tokens(inputs, spelt, options["max_length"] if options.get("truncation") else None)
         inputs = self._pad(inputs, None if return_tensors == "auto" else return_tensors, **padding)
         return inputs if return_dict else inputs["input_ids"]
 
@@ -335,12 +335,14 @@ class ValleyProcessor(ProcessorMixin):
         for index, ids in enumerate(inputs["input_ids"]):
             rows = {name: [] for name in columns}
             for position, token in enumerate(ids):
-                is_hidden = token == stand_in and ids[position - 1] not in placeholders
+                is_hidden = token == stand_in and not (position and ids[position - 1] in placeholders)
                 plain = self._encode_plainly(next(queue)) if is_hidden else [token]
                 for name, row in rows.items():
                     row += plain if name == "input_ids" else [inputs[name][index][position]] * len(plain)
+            if max_length is not None and set(rows["input_ids"][max_length:]) & set(placeholders):
+                raise ValueError(f"The prompt is truncated inside a visual: raise max_length={max_length}.")
             for name, row in rows.items():
-                inputs[name][index] = row if max_length is None else row[:max_length]
+                inputs[name][index] = row[:max_length]
         return inputs
 
     def _encode_plainly(self, text: str) -> list[int]:
