@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
@@ -19,49 +20,8 @@ from .video_processing_valley import ValleyVideoProcessor, ValleyVideoProcessorK
 from .video_sources import load_image
 
 
-# The paper's prompt (Section 4.3): `### system`, `### Human:`, `### Assistant:`. What the model learns to write, end
-# token included, stands between the generation markers; so does the space before it, or a prompt that ends in a space
-# would not be a token prefix of the training row. Visuals and texts of one message stand on lines of their own.
-CHAT_TEMPLATE = """\
-{%- macro render(content) -%}
-    {%- if content is string -%}
-        {{- content -}}
-    {%- else -%}
-        {%- for block in content -%}
-            {%- if not loop.first -%}{{- "\\n" -}}{%- endif -%}
-            {%- if block.type == "image" -%}
-                {{- "<image>" -}}
-            {%- elif block.type == "video" -%}
-                {{- "<video>" -}}
-            {%- elif block.type == "text" -%}
-                {{- block.text -}}
-            {%- else -%}
-                {{- raise_exception("Valley reads text, image and video content, not " ~ block.type) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}
-{%- if not messages or messages[0].role != "system" -%}
-    {{- "### You are Valley, an assistant that sees images and videos and answers from what they show.\\n" -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- if message.role == "system" -%}
-        {{- "### " ~ render(message.content) ~ "\\n" -}}
-    {%- elif message.role == "user" -%}
-        {{- "### Human: " ~ render(message.content) ~ "\\n" -}}
-    {%- elif message.role == "assistant" -%}
-        {{- "### Assistant:" -}}
-        {%- generation -%}
-            {{- " " ~ render(message.content) ~ eos_token -}}
-        {%- endgeneration -%}
-        {{- "\\n" -}}
-    {%- else -%}
-        {{- raise_exception("Valley knows the roles system, user and assistant, not " ~ message.role) -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "### Assistant:" -}}{%- endif -%}
-"""
+# The paper's prompt (Section 4.3), for processors that are made anew: a checkpoint brings its own.
+_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 
 
 class ValleyProcessor(ProcessorMixin):
@@ -101,7 +61,9 @@ class ValleyProcessor(ProcessorMixin):
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         # Prompts are continued: an answer has to follow the last real token. Training asks for the right side itself.
         tokenizer.padding_side = "left"
-        super().__init__(image_processor, video_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        super().__init__(
+            image_processor, video_processor, tokenizer, chat_template=chat_template or _TEMPLATE_FILE.read_text()
+        )
 
     @classmethod
     def from_vision_text_pretrained(
@@ -567,4 +529,4 @@ def output_size(processor: Any) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "Visual", "iter_visuals", "output_size", "trim_answer"]
+__all__ = ["ValleyProcessor", "Visual", "iter_visuals", "output_size", "trim_answer"]
