@@ -16,7 +16,6 @@ timed by `video_sampling.py`.
 """
 
 import argparse
-import ctypes
 import gc
 import statistics
 import tempfile
@@ -29,7 +28,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
-from temporal_module import memory, reset_peak_memory
+from common import DEVICE, DTYPE, ON_GPU, build, forget_peak, matrix_arithmetic, memory_bandwidth, peak, synchronize
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -50,9 +49,6 @@ from transformers.utils import logging
 from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyVideoProcessor
 
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ON_GPU = DEVICE.type == "cuda"
-DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 NEW_TOKENS, ROUNDS = 32, 3
 ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token ends an answer: all are equally long
 LONGEST = 20.0  # seconds after which a measurement is not repeated
@@ -88,18 +84,6 @@ def build_valley(size: str, dtype: torch.dtype = DTYPE) -> ValleyForConditionalG
     vision, text = parts(size)
     config = ValleyConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO)
     return build(ValleyForConditionalGeneration, config, dtype)
-
-
-def build(model_class: type, config, dtype: torch.dtype = DTYPE) -> nn.Module:
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with DEVICE:
-            torch.manual_seed(0)
-            model = model_class(config).eval()
-    finally:
-        torch.set_default_dtype(default)
-    return model
 
 
 def build_family(size: str) -> dict[str, nn.Module]:
@@ -157,11 +141,6 @@ def sample_clip(lengths: list[int]) -> dict[int, torch.Tensor]:
     return {length: clip.to(DEVICE, DTYPE) for length, clip in clips.items()}
 
 
-def synchronize() -> None:
-    if ON_GPU:
-        torch.cuda.synchronize()
-
-
 class Clock(StoppingCriteria):
     """Notes when each token is there, and stops nothing."""
 
@@ -189,20 +168,6 @@ def measure(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.col
         megabytes = max(megabytes, peak() - before)
         after()
     return Result(statistics.median(firsts[1:]), statistics.median(rates[1:]), megabytes)
-
-
-def forget_peak() -> float:
-    """Megabytes in use, from which on the next peak counts."""
-    gc.collect()
-    if ON_GPU:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or the next run would find it there
-    return reset_peak_memory() / 1024
-
-
-def peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if ON_GPU else memory("VmHWM") / 1024
 
 
 def header(title: str, row: str) -> None:
@@ -292,32 +257,6 @@ def precision(lengths: list[int]) -> None:
         full = full or result
         ratios = f"{full[0] / result[0]:.2f}x  {result[1] / full[1]:.2f}x"
         line(str(dtype), inputs["input_ids"].shape[1], result, ratios)
-
-
-def memory_bandwidth() -> float:
-    """Bytes per second of a copy, those that are read and those that are written."""
-    source = torch.empty(2**30 if ON_GPU else 2**28, dtype=torch.uint8, device=DEVICE)
-    target, seconds = torch.empty_like(source), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * source.numel() / statistics.median(seconds)
-
-
-def matrix_arithmetic() -> float:
-    """Operations per second of a product of two square matrices."""
-    size = 8192 if ON_GPU else 2048
-    matrix, seconds = torch.randn(size, size, dtype=DTYPE, device=DEVICE), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        matrix @ matrix
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)
 
 
 def limits(lengths: list[int]) -> None:

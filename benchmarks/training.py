@@ -29,8 +29,8 @@ import av
 import generation
 import numpy as np
 import torch
+from common import DTYPE, ON_GPU, build, forget_peak, matrix_arithmetic, peak, synchronize
 from datasets import Dataset
-from generation import DEVICE, ON_GPU, build, forget_peak, peak, synchronize
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -287,9 +287,8 @@ def peers(lengths: list[int]) -> None:
 
 def limits(lengths: list[int]) -> None:
     """Arithmetic of a step, counted while it runs, against that of a large product of matrices in this run."""
-    dtype = torch.bfloat16 if ON_GPU else torch.float32
-    fastest = matmul_speed(dtype)
-    print(f"\nProducts of matrices: {fastest / 1e12:.3f} TFLOP/s, {dtype}")
+    fastest = matrix_arithmetic()
+    print(f"\nProducts of matrices: {fastest / 1e12:.3f} TFLOP/s, {DTYPE}")
     frames = lengths[0]
     for size in SIZES:
         header(f"{frames} frames, {size}, layers recomputed", "TFLOP/s, share of the products' (recomputing counts)")
@@ -304,20 +303,6 @@ def limits(lengths: list[int]) -> None:
                 run(batches[:1], steps=0)
             speed = counter.get_total_flops() / result.seconds
             line(stage, result, BATCH, f"{speed / 1e12:.3f}  {speed / fastest:.0%}")
-
-
-def matmul_speed(dtype: torch.dtype) -> float:
-    """Operations per second of the product of two square matrices."""
-    side = 8192 if ON_GPU else 2048
-    left, right = (torch.randn(side, side, dtype=dtype, device=DEVICE) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        synchronize()
-        start = time.perf_counter()
-        left @ right
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(seconds)
 
 
 def write_rows(folder: Path, count: int) -> Dataset:
