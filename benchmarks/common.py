@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What the benchmarks share: the device, memory at its peak, models of random weights, the limits of the machine."""
+"""What benchmarks share: the device, shapes of models, random weights, the peak of memory, limits of the machine."""
 
 import ctypes
 import gc
@@ -9,11 +9,35 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import CLIPVisionConfig, LlamaConfig
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+
+IMAGE, VIDEO = 258, 259  # the first ids that a token for each byte leaves free
+VIT_L = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+SHAPES = {  # vision tower and language model
+    "7B": (VIT_L, dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)),
+    "13B": (VIT_L, dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)),
+    # For a CPU: ViT-S/14 beside a small language model; and the proportions of 7B, 1 to 23, few words among them.
+    "60M": (
+        dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6),
+        dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
+    ),
+    "25M": (
+        dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2),
+        dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=2, num_attention_heads=16, vocab_size=2006),
+    ),
+}
+
+
+def parts(size: str, image_size: int = 224) -> tuple[CLIPVisionConfig, LlamaConfig]:
+    """Configs of the vision tower and the language model."""
+    vision, text = SHAPES[size]
+    text = {"vocab_size": 32006, "max_position_embeddings": 65536} | text
+    return CLIPVisionConfig(image_size=image_size, patch_size=14, **vision), LlamaConfig(**text)
 
 
 def build(model_class: type, config, dtype: torch.dtype = DTYPE) -> nn.Module:

@@ -28,15 +28,26 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
-from common import DEVICE, DTYPE, ON_GPU, build, forget_peak, matrix_arithmetic, memory_bandwidth, peak, synchronize
+from common import (
+    DEVICE,
+    DTYPE,
+    IMAGE,
+    ON_GPU,
+    VIDEO,
+    build,
+    forget_peak,
+    matrix_arithmetic,
+    memory_bandwidth,
+    parts,
+    peak,
+    synchronize,
+)
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    CLIPVisionConfig,
     CLIPVisionModel,
     CompileConfig,
     DynamicCache,
-    LlamaConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
     StoppingCriteria,
@@ -52,18 +63,8 @@ from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, Va
 NEW_TOKENS, ROUNDS = 32, 3
 ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token ends an answer: all are equally long
 LONGEST = 20.0  # seconds after which a measurement is not repeated
-VOCABULARY, IMAGE, VIDEO = 32006, 32000, 32001
 QUESTION = list(range(100, 116))  # 16 tokens, before and after the clip
 
-VISION = {  # ViT-L/14 on a GPU, ViT-S/14 on a CPU
-    True: dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
-    False: dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6),
-}[ON_GPU]
-TEXT = {
-    "7B": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
-    "13B": dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
-    "60M": dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
-}
 SIZES = ("7B", "13B") if ON_GPU else ("60M",)
 
 
@@ -73,11 +74,6 @@ class Result(NamedTuple):
     first: float
     rate: float
     megabytes: float
-
-
-def parts(size: str) -> tuple[CLIPVisionConfig, LlamaConfig]:
-    vision = CLIPVisionConfig(image_size=224, patch_size=14, **VISION)
-    return vision, LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=65536, **TEXT[size])
 
 
 def build_valley(size: str, dtype: torch.dtype = DTYPE) -> ValleyForConditionalGeneration:
@@ -90,11 +86,11 @@ def build_family(size: str) -> dict[str, nn.Module]:
     """The three models, made of one vision tower and one language model."""
     vision, text = parts(size)
     tower, decoder = build(CLIPVisionModel, vision), build(AutoModelForCausalLM.from_config, text)
-    empty = dict(vision_config=parts(size)[0], text_config=LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=0))
-    empty["text_config"].hidden_size = text.hidden_size
+    empty = dict(zip(("vision_config", "text_config"), parts(size), strict=True))
+    empty["text_config"].num_hidden_layers = 0
     ids = dict(image_token_index=IMAGE, video_token_index=VIDEO)
 
-    valley = ValleyConfig(vision_config=vision, text_config=empty["text_config"], image_token_id=IMAGE)
+    valley = ValleyConfig(**empty, image_token_id=IMAGE, video_token_id=VIDEO)
     family = {
         "Valley": build(ValleyForConditionalGeneration, valley),
         "LLaVA-NeXT-Video": build(
