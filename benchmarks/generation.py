@@ -12,7 +12,8 @@ they say. LLaVA-NeXT-Video's released checkpoints see 336 pixels and spend
 timed by `video_sampling.py`.
 
 "first" is the time from pixels to the first token, "tokens/s" the rate after it, memory what the run adds at its peak.
-"prefill" is the language model alone: from the features of the clip to the first token.
+"prefill" is the language model alone: from the features of the clip to the first token. Beside a ratio stands the one
+of the operations up to the first token, or of the bytes that are read for each token after it.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from common import (
     DTYPE,
     IMAGE,
     ON_GPU,
+    SHAPES,
     VIDEO,
     build,
     forget_peak,
@@ -45,9 +47,11 @@ from common import (
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    CLIPVisionConfig,
     CLIPVisionModel,
     CompileConfig,
     DynamicCache,
+    LlamaConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
     StoppingCriteria,
@@ -65,7 +69,7 @@ ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token
 LONGEST = 20.0  # seconds after which a measurement is not repeated
 QUESTION = list(range(100, 116))  # 16 tokens, before and after the clip
 
-SIZES = ("7B", "13B") if ON_GPU else ("60M",)
+SIZES = ("7B", "13B") if ON_GPU else ("60M", "25M")
 
 
 class Result(NamedTuple):
@@ -114,6 +118,41 @@ def build_family(size: str) -> dict[str, nn.Module]:
 def tokens_of(name: str, frames: int) -> int:
     """Feature positions of a clip: 16 x 16 patches a frame; pooled over time, pooled 2 x 2, or all of them and CLS."""
     return {"Valley": 256 + frames, "LLaVA-NeXT-Video": 64 * frames, "Video-LLaVA": 257 * frames}[name]
+
+
+def tower_operations(vision: CLIPVisionConfig, num_layers: int) -> float:
+    """Operations on a frame, in products of matrices."""
+    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    tokens = patches + 1
+    linear = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size)
+    return 2 * patches * 3 * vision.patch_size**2 * width + num_layers * (linear + 4 * tokens**2 * width)
+
+
+def prefill_operations(text: LlamaConfig, positions: int) -> float:
+    """Operations of the language model up to the first token. Attention is causal: half of all pairs."""
+    width = text.hidden_size
+    linear = 2 * positions * (4 * width**2 + 3 * width * text.intermediate_size)
+    return text.num_hidden_layers * (linear + 2 * positions**2 * width) + 2 * width * text.vocab_size
+
+
+def operations(name: str, size: str, frames: int) -> float:
+    """Operations from pixels to the first token, without projector and temporal module, which take some hundredths."""
+    vision, text = parts(size)
+    num_layers = vision.num_hidden_layers - (name == "Valley")  # which leaves out the last one
+    return frames * tower_operations(vision, num_layers) + prefill_operations(text, positions_of(name, frames))
+
+
+def bytes_read(name: str, size: str, frames: int, dtype: torch.dtype = DTYPE) -> float:
+    """Bytes that are read for one token: the weights of layers and head, keys and values of what came before."""
+    text = parts(size)[1]
+    width = text.hidden_size
+    layer = 4 * width**2 + 3 * width * text.intermediate_size + 2 * width * positions_of(name, frames)
+    return dtype.itemsize * (text.num_hidden_layers * layer + width * text.vocab_size)
+
+
+def positions_of(name: str, frames: int) -> int:
+    """Of the prompt."""
+    return tokens_of(name, frames) + 1 + 2 * len(QUESTION)
 
 
 def prompt(num_tokens: int, *more: int) -> dict[str, torch.Tensor]:
@@ -177,16 +216,34 @@ def line(name: str, tokens: int, result: Result, note: str) -> None:
 
 def peers(lengths: list[int]) -> None:
     """Valley against two models of transformers, with the same parts and the same pixels."""
-    family, clips = build_family(SIZES[0]), sample_clip(lengths)
-    for frames in lengths:
-        header(f"{frames} frames, {SIZES[0]}, {DTYPE}, sdpa", "peer / Valley: first, s per token, MB")
-        ours = None
-        for name, model in family.items():
-            tokens = tokens_of(name, frames)
-            result = measure(model, prompt(tokens) | {"pixel_values_videos": clips[frames]})
-            ours = ours or result
-            ratios = result[0] / ours[0], ours[1] / result[1], result[2] / ours[2]
-            line(name, tokens + 33, result, "  ".join(f"{ratio:.2f}x" for ratio in ratios))
+    clips = sample_clip(lengths)
+    for size in SIZES:
+        family = build_family(size)
+        for frames in lengths:
+            header(f"{frames} frames, {size}, {DTYPE}, sdpa", "peer / Valley (by arithmetic): first, s per token, MB")
+            ours = None
+            for name, model in family.items():
+                result = measure(model, prompt(tokens_of(name, frames)) | {"pixel_values_videos": clips[frames]})
+                ours = ours or result
+                first, later = arithmetic_ratios(name, size, frames)
+                ratios = f"{result[0] / ours[0]:.2f}x ({first:.2f}x)  {ours[1] / result[1]:.2f}x ({later:.2f}x)"
+                line(name, positions_of(name, frames), result, f"{ratios}  {result[2] / ours[2]:.2f}x")
+        del family, model
+
+
+def arithmetic_ratios(name: str, size: str, frames: int) -> tuple[float, float]:
+    """What a peer takes over what Valley takes: operations to the first token, bytes for each token after it."""
+    return tuple(count(name, size, frames) / count("Valley", size, frames) for count in (operations, bytes_read))
+
+
+def proportions(lengths: list[int]) -> None:
+    """What arithmetic alone expects of peers, at each size."""
+    for size in SHAPES:
+        print(f"\n{size}, peer / Valley by arithmetic: operations to the first token, bytes for each token after it")
+        for frames in lengths:
+            for name in ("LLaVA-NeXT-Video", "Video-LLaVA"):
+                first, later = arithmetic_ratios(name, size, frames)
+                print(f"{f'{frames} frames':<12}{name:<18}{first:>8.2f}x{later:>8.2f}x")
 
 
 def followup(lengths: list[int]) -> None:
@@ -258,8 +315,7 @@ def precision(lengths: list[int]) -> None:
 def limits(lengths: list[int]) -> None:
     """The language model's prefill against the arithmetic, its decoding against the memory, measured here.
 
-    Prefill cannot be faster than two operations for each weight and token, decoding not than reading all weights once
-    for each token.
+    Prefill cannot be faster than its products of matrices, decoding not than reading weights and cache for each token.
     """
     bandwidth, arithmetic = memory_bandwidth(), matrix_arithmetic()
     print(
@@ -267,10 +323,7 @@ def limits(lengths: list[int]) -> None:
         f"{arithmetic / 1e12:.2f} TFLOP/s (a product of matrices, {DTYPE})"
     )
     for size in SIZES:
-        model = build_valley(size)
-        decoder = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
-        weights = sum(weight.numel() for weight in decoder)
-        limit = bandwidth / (weights * DTYPE.itemsize)
+        model, text = build_valley(size), parts(size)[1]
         header(f"{size}, {DTYPE}, sdpa", "prefill tokens/s, their share of the limit; of decoding, its limit")
         for frames in lengths:
             inputs, pixels = prompt(tokens_of("Valley", frames)), sample_clip([frames])[frames]
@@ -278,21 +331,22 @@ def limits(lengths: list[int]) -> None:
                 features = {"video": model.get_video_features(pixels)}
             result = measure(model, inputs, mm_encoder_outputs=features)
             count = inputs["input_ids"].shape[1]
-            prefill = count / result[0]
-            # Two operations a weight and token; what attention adds is left out.
-            share = 2 * weights * prefill / arithmetic
-            note = f"{prefill:.0f}/s  {share:.0%}   {result[1] / limit:.0%} of {limit:.1f}/s"
+            share = prefill_operations(text, count) / result[0] / arithmetic
+            limit = bandwidth / bytes_read("Valley", size, frames)
+            note = f"{count / result[0]:.0f}/s  {share:.0%}   {result[1] / limit:.0%} of {limit:.1f}/s"
             line(f"{frames} frames", count, result, note)
         del model, features
 
 
-SECTIONS = {section.__name__: section for section in (peers, followup, attention, precision, limits)}
+SECTIONS = {section.__name__: section for section in (peers, proportions, followup, attention, precision, limits)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 32, 128], help="how many frames of the clip")
+    parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=SIZES, help="how large the models are")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
     arguments = parser.parse_args()
+    SIZES = arguments.sizes
     logging.set_verbosity_error()
     device = torch.cuda.get_device_name() if ON_GPU else f"{torch.get_num_threads()} threads"
     print(
