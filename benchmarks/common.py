@@ -5,6 +5,7 @@ import ctypes
 import gc
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -83,27 +84,26 @@ def reset_peak_memory():
     return memory("VmRSS")
 
 
-def memory_bandwidth() -> float:
+def median_seconds(run: Callable[[], object], rounds: int = 20) -> float:
+    """Over some rounds, after one that is not counted."""
+    seconds = []
+    for _ in range(rounds + 1):
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def memory_bandwidth(size: int = 2**30 if ON_GPU else 2**28) -> float:
     """Bytes per second of a copy, those that are read and those that are written."""
-    source = torch.empty(2**30 if ON_GPU else 2**28, dtype=torch.uint8, device=DEVICE)
-    target, seconds = torch.empty_like(source), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * source.numel() / statistics.median(seconds)
+    source = torch.ones(size, dtype=torch.uint8, device=DEVICE)  # what was never written may not be read at all
+    target = torch.empty_like(source)
+    return 2 * size / median_seconds(lambda: target.copy_(source))
 
 
-def matrix_arithmetic() -> float:
+def matrix_arithmetic(side: int = 8192 if ON_GPU else 2048) -> float:
     """Operations per second of a product of two square matrices."""
-    size = 8192 if ON_GPU else 2048
-    matrix, seconds = torch.randn(size, size, dtype=DTYPE, device=DEVICE), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        matrix @ matrix
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)
+    left, right = (torch.randn(side, side, dtype=DTYPE, device=DEVICE) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: left @ right)
