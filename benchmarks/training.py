@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from common import DTYPE, IMAGE, ON_GPU, VIDEO, build, forget_peak, matrix_arithmetic, parts, peak, synchronize
 from datasets import Dataset
+from peft import PeftConfig
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -145,6 +146,7 @@ def train(
     collator: Callable | None = None,
     steps: int = STEPS,
     prepare: Callable[[SFTTrainer], Any] = lambda trainer: None,
+    peft_config: PeftConfig | None = None,
     **options: Any,
 ) -> list[Result]:
     """
@@ -157,6 +159,8 @@ def train(
             Rows for the collator; or batches that are there already, which are taken in turn.
         prepare:
             What is done before the first step.
+        peft_config (`peft.PeftConfig`, *optional*):
+            Of adapters.
         **options:
             Of `SFTConfig`.
     """
@@ -177,6 +181,7 @@ def train(
             data_collator=collator,
             train_dataset=rows,
             processing_class=processor(),
+            peft_config=peft_config,
             callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
