@@ -182,8 +182,8 @@ def answer(index: int, scale: Scale) -> Cases:
 RECIPES = {  # file and optimizer
     "stage 1": ("stage1_align", "adamw_torch_fused"),
     "stage 2, LoRA": ("stage2_lora", "adamw_torch_fused"),
-    "stage 2, whole, 8-bit AdamW": ("stage2_instruct", "adamw_bnb_8bit"),  # fits an H100
-    "stage 2, whole": ("stage2_instruct", "adamw_torch_fused"),  # fits an H200
+    "stage 2, whole, 8-bit AdamW": ("stage2_instruct", "adamw_bnb_8bit"),  # 77 GiB, as estimated for 7B
+    "stage 2, whole": ("stage2_instruct", "adamw_torch_fused"),  # 115 GiB
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_docs import table
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -124,6 +125,11 @@ def test_a_case_that_fails_leaves_the_others(monkeypatch, tmp_path, on_gpu):
         "| limits | wrong | error |  |  |  |  | ZeroDivisionError: division by zero |",
         "| limits | right | GB/s | 4 | all | 8 | 0.50 |  |",
     ]
+
+
+def test_the_page_tells_of_every_section(on_gpu):
+    assert list(table("docs/how-to/measure_on_a_gpu.md", "section", "measures")) == list(on_gpu.SECTIONS)
+    assert sum(seconds for _, seconds in on_gpu.SECTIONS.values()) < 8 * 60
 
 
 def test_packages_that_lack_are_named(on_gpu):
