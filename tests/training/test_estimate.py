@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 from transformers_valley import ValleyConfig, cli
 from transformers_valley.cli import app
 from transformers_valley.training import estimate as estimating
-from transformers_valley.training.callbacks import count_parameters
 from transformers_valley.training.estimate import GIB, GPUS, estimate, format_estimate, read_model_config, read_recipe
+from transformers_valley.training.parameters import count_parameters
 
 
 JOINED = ["--vision_model_name_or_path", "openai/clip-vit-large-patch14", "--model_name_or_path"]

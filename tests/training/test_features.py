@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from transformers_valley.data.decode import BadSampleError
 from transformers_valley.training import FeatureCache, ValleyDataCollator, cache_vision_features, features
-from transformers_valley.training.stages import set_trainable
+from transformers_valley.training.parameters import set_trainable
 
 
 @pytest.fixture

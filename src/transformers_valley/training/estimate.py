@@ -28,9 +28,10 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration
-from .callbacks import count_parameters
+from .arguments import ValleyArguments
 from .checks import check_adapter_names, check_options
-from .stages import NEVER_QUANTIZED, ValleyArguments, set_trainable
+from .parameters import count_parameters, set_trainable
+from .stages import NEVER_QUANTIZED
 
 
 GIB = 2**30

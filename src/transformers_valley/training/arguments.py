@@ -1,0 +1,68 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`ValleyArguments`: what a run is told beside TRL's own arguments."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class ValleyArguments:
+    """Arguments of `examples/sft.py` beside those of TRL's `SFTConfig` and `ModelConfig`."""
+
+    data: list[str] = field(metadata={"help": "JSON or JSONL files of training rows."})
+    media_root: str | None = field(
+        default=None, metadata={"help": "Folder that relative paths of clips and images start from."}
+    )
+    trainable_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the modules that are trained, all others are frozen. Not used with LoRA."},
+    )
+    vision_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Vision model to join with the language model `model_name_or_path`, to begin stage 1. Empty to "
+            "begin from a Valley checkpoint."
+        },
+    )
+    temporal_module: Literal["mean", "importance", "transformer"] = field(
+        default="transformer", metadata={"help": "v1, v2 or v3 of the paper, for a model that is newly joined."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the rows while training instead of before; needs max_steps."}
+    )
+    on_bad_sample: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "A row that cannot be read ends the run, or is replaced by the next good one and written down."
+        },
+    )
+    max_bad_share: float = field(
+        default=0.05,
+        metadata={"help": "Share of bad rows above which `on_bad_sample: skip` ends the run all the same."},
+    )
+    on_long_row: Literal["cut", "drop"] = field(
+        default="cut",
+        metadata={"help": "Cut rows longer than max_length after their last visual, or drop them."},
+    )
+    pack_batches: bool = field(
+        default=False, metadata={"help": "Join the rows of a batch into one instead of padding them."}
+    )
+    cache_vision_features: str | None = field(
+        default=None,
+        metadata={"help": "Folder to keep what the frozen vision tower makes of clips and images, for later epochs."},
+    )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "JSON or JSONL files of held-out rows. Each has a loss of its own, named by the file."},
+    )
+    preview_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files whose rows are answered on the way, to see the model learn. Empty: `eval_data`."},
+    )
+    preview_steps: int = field(
+        default=500, metadata={"help": "Steps between sample answers, 0 for none; first and last step have them, too."}
+    )
+    num_previews: int = field(default=4, metadata={"help": "How many rows are answered, spread over their files."})
+
+
+__all__ = ["ValleyArguments"]
