@@ -28,6 +28,7 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration
+from ..tables import format_table
 from .arguments import ValleyArguments
 from .checks import check_adapter_names, check_options
 from .parameters import count_parameters, set_trainable
@@ -442,10 +443,9 @@ def format_estimate(
     """
     memory = GPUS[gpu].memory if memory is None else memory
     patches, frames, text = found.positions
-    lines = ["| part | weights | trained |", "| --- | ---: | ---: |"]
-    lines += [f"| {part} | {count.total:,} | {count.trained:,} |" for part, count in found.parameters.items()]
-    totals = [sum(column) for column in zip(*found.parameters.values(), strict=True)]
-    lines += [f"| all | {totals[0]:,} | {totals[1]:,} |", ""]
+    counts = found.parameters | {"all": map(sum, zip(*found.parameters.values(), strict=True))}
+    rows_of_parts = [(part, *(f"{count:,}" for count in pair)) for part, pair in counts.items()]
+    lines = [format_table([("part", "weights", "trained"), *rows_of_parts], "lrr"), ""]
 
     lines.append(
         f"A row: {patches} + {frames} positions of a clip of {frames} frames, and {text} of text. "
@@ -458,14 +458,15 @@ def format_estimate(
         "",
     ]
     columns = ("weights", "gradients", "optimizer", "buffers", "activations", "sum", "fits")
-    lines += ["| launcher | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    uses = [("launcher", *columns)]
     for launcher, use in found.memory.items():
         sums = [use.total(recompute) / GIB for recompute in (True, False)]
         cells = [f"{part / GIB:.1f}" for part in use[:4]]
         cells.append(f"{use.recomputed / GIB:.1f} or {use.kept / GIB:.1f}")
         cells.append(" or ".join(f"{total:.1f}" for total in sums))
         cells.append(" or ".join("yes" if total <= 0.9 * memory else "no" for total in sums))
-        lines.append(f"| {launcher} | " + " | ".join(cells) + " |")
+        uses.append((launcher, *cells))
+    lines.append(format_table(uses, "l" + "r" * len(columns)))
 
     work = found.flops + (found.recompute_flops if found.recompute else 0)
     seconds = work / (GPUS[gpu].flops * utilization)

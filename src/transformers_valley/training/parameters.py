@@ -6,6 +6,8 @@ import math
 import torch
 from torch import nn
 
+from ..tables import format_table
+
 
 def set_trainable(model: nn.Module, names: list[str]) -> None:
     """
@@ -63,12 +65,8 @@ def parameter_table(model: nn.Module) -> str:
     """[`count_parameters`] as a Markdown table with a last row for the sum."""
     counts = count_parameters(model)
     sums = tuple(map(sum, zip(*counts.values(), strict=True)))
-    rows = [("module", "trained", "frozen")]
-    rows += [(part, *(f"{number:,}" for number in pair)) for part, pair in {**counts, "all": sums}.items()]
-    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [f"| {part:<{first}} | {trained:>{second}} | {frozen:>{third}} |" for part, trained, frozen in rows]
-    rule = f"| {'-' * first} | {'-' * (second - 1)}: | {'-' * (third - 1)}: |"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    rows = [(part, *(f"{number:,}" for number in pair)) for part, pair in {**counts, "all": sums}.items()]
+    return format_table([("module", "trained", "frozen"), *rows], "lrr")
 
 
 __all__ = ["count_parameters", "parameter_table", "set_trainable"]
