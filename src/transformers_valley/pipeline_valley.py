@@ -5,14 +5,12 @@ import os
 import re
 from typing import Any
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import AnyToAnyPipeline, GenerationConfig
 from transformers.pipelines.any_to_any import Chat, ReturnType
 from transformers.pipelines.base import PipelineDataset, PipelineIterator
 
-from .processing_valley import trim_answer
+from .processing_valley import join_visuals, trim_answer
 from .video_processing_valley import flatten_clips
 
 
@@ -141,13 +139,7 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         prompts = [{name: sample[name][0] for name in ("input_ids", "attention_mask")} for sample in samples]
         batch = dict(self.tokenizer.pad(prompts, padding_side="left", return_tensors="pt"))
         batch["text"] = [sample["text"] for sample in samples]
-        if pixels := [sample["pixel_values"] for sample in samples if "pixel_values" in sample]:
-            batch["pixel_values"] = torch.cat(pixels)
-        if clips := [clip for sample in samples for clip in sample.get("pixel_values_videos", ())]:
-            batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
-            counts = [sample["video_num_frames"] for sample in samples if "video_num_frames" in sample]
-            batch["video_num_frames"] = torch.cat(counts)
-        return batch
+        return batch | join_visuals(samples)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save model and processor. No code is stored: `import transformers_valley` is what brings the task back."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .configuration_valley import SPECIAL_TOKENS, add_special_tokens, count_patches
@@ -536,6 +538,28 @@ def _flatten_images(images: Any) -> Iterator[Any]:
         yield images
 
 
+def join_visuals(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """
+    The visuals of several outputs of the processor as one batch, in their order.
+
+    Args:
+        samples (`list[dict]`):
+            Outputs of [`ValleyProcessor`] as tensors. What is not of visuals is passed over.
+
+    Returns:
+        `dict` with `pixel_values`, `pixel_values_videos` (padded at the end of time) and `video_num_frames`, as far as
+        there are any.
+    """
+    parts = {name: [sample[name] for sample in samples if name in sample] for name in _VISUAL_INPUTS}
+    batch = {name: torch.cat(parts[name]) for name in ("pixel_values", "video_num_frames") if parts[name]}
+    if clips := [clip for sample in parts["pixel_values_videos"] for clip in sample]:
+        batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
+    return batch
+
+
+_VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "video_num_frames")
+
+
 def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = True) -> str:
     """
     An answer without the space that the prompt leaves to the model and without the string that ends it.
@@ -567,4 +591,12 @@ def output_size(processor: Any) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "Visual", "iter_visuals", "output_size", "trim_answer"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "ValleyProcessor",
+    "Visual",
+    "iter_visuals",
+    "join_visuals",
+    "output_size",
+    "trim_answer",
+]

@@ -20,14 +20,13 @@ import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
 from pyarrow import compute
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithFlattening
 from trl import get_training_chat_template
 
 from ..configuration_valley import SPECIAL_TOKENS
 from ..data.decode import BadSampleError, messages_of
 from ..data.lengths import check_max_length
-from ..processing_valley import ValleyProcessor
+from ..processing_valley import ValleyProcessor, join_visuals
 from ..video_sources import VideoDecodeError
 from .features import FeatureCache
 
@@ -342,14 +341,9 @@ _VIDEO_INPUTS = ("pixel_values_videos", "video_num_frames")
 
 
 def _join_visuals(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    batch = {}
-    if images := [row["pixel_values"] for row in rows if "pixel_values" in row]:
-        batch["pixel_values"] = torch.cat(images)
-    if with_clips := [row for row in rows if "pixel_values_videos" in row]:
-        clips = [clip for row in with_clips for clip in row["pixel_values_videos"]]
-        batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
-    if counts := [count for row in rows if "video_num_frames" in row for count in row["video_num_frames"].tolist()]:
-        batch["video_num_frames"] = counts
+    batch = join_visuals(rows)
+    if "video_num_frames" in batch:
+        batch["video_num_frames"] = batch["video_num_frames"].tolist()
     kept = {modality: [row[modality] for row in rows if modality in row] for modality in ("image", "video")}
     if kept := {modality: {"last_hidden_state": torch.cat(parts)} for modality, parts in kept.items() if parts}:
         batch["mm_encoder_outputs"] = kept
