@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_a_bad_sample_as_without(rule, cache, processor, 
     bad = [record("bad", "torn.mp4"), record("gone", "none.png"), record("below a file", "torn.mp4/clip.mp4")]
     rows = make_rows(media, [*records, *bad])
     assert cache.fill([rows]) == (3, 3)
-    collator = ValleyDataCollator(processor, rows, on_bad_sample=rule, max_bad_share=1)
+    collator = ValleyDataCollator(processor, on_bad_sample=rule, max_bad_share=1)
     messages = []
     for collator.features in (None, cache):
         for index in (4, 5, 6):
@@ -187,14 +187,14 @@ def test_what_cannot_be_read_is_a_bad_sample_as_without(rule, cache, processor, 
                     collator([rows[index]])
                 messages.append(str(caught.value))
             else:
-                assert torch.equal(collator([rows[index]])["input_ids"], collator([rows[0]])["input_ids"])
+                assert torch.equal(collator([rows[index], rows[0]])["input_ids"], collator([rows[0]])["input_ids"])
     assert messages[:3] == messages[3:]
 
 
 def test_features_that_vanish_are_named(cache, processor, media, records):
     rows = make_rows(media, records)
     cache.fill([rows])
-    collator = ValleyDataCollator(processor, rows)
+    collator = ValleyDataCollator(processor)
     collator.features = cache
     cache.path_of(("image", str(media / "picture.png"), ())).unlink()
     with pytest.raises(ValueError, match="features of row '1' of 'rows' are not in .*Start again: what is missing"):

@@ -32,13 +32,11 @@ class ValleyArguments:
     )
     on_bad_sample: Literal["raise", "skip"] = field(
         default="raise",
-        metadata={
-            "help": "A row that cannot be read ends the run, or is replaced by the next good one and written down."
-        },
+        metadata={"help": "A row that cannot be read ends the run, or is left out of its batch and written down."},
     )
     max_bad_share: float = field(
         default=0.05,
-        metadata={"help": "Share of bad rows above which `on_bad_sample: skip` ends the run all the same."},
+        metadata={"help": "Share of bad rows above which `on_bad_sample: skip` ends the run."},
     )
     on_long_row: Literal["cut", "drop"] = field(
         default="cut",

@@ -162,7 +162,7 @@ class RunMonitor(TrainerCallback):
             memory = psutil.Process().memory_info().rss
         self._memory = max(self._memory, memory / 2**30)
         own = [self._tokens, self._positions, self._clips, self._waited, self._worked]
-        own += [*self._collator.count_rows(), self._memory]
+        own += [*self._collator.bad_rows.count(), self._memory]
         # All processes log at the same steps, and the trainer has just gathered the loss in the same way.
         everyone = gather(torch.tensor([[float(value) for value in own]], device=args.device)).cpu()  # (processes, 8)
         tokens, positions, clips, waited, worked, read, bad, _ = everyone.sum(dim=0).tolist()

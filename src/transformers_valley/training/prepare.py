@@ -64,7 +64,7 @@ def _check_visuals(rows: Dataset, limit: int, valley_args: Any, training_args: A
     if valley_args.on_bad_sample == "raise":
         raise ValueError(f"{message} Raise max_length, sample fewer frames, or set on_long_row: drop.")
     if training_args.process_index == 0:
-        print(f"{message} They are replaced (on_bad_sample={valley_args.on_bad_sample}).")
+        print(f"{message} They are left out (on_bad_sample={valley_args.on_bad_sample}).")
 
 
 __all__ = ["prepare_rows"]
