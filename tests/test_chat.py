@@ -45,6 +45,18 @@ def test_answers_are_those_of_reading_the_whole_conversation_each_time(chat, mod
         assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
 
+def test_another_first_question_about_a_clip_does_not_read_it_again(chat, model, processor, clip):
+    sampled = processor.video_processor.sample(clip)
+    alone = {"What happens?": None, "What colour is it?": None}
+    for question in alone:
+        chat.reset(keep_cache=True)
+        alone[question] = chat.ask(question, videos=[sampled])
+        assert alone[question] == from_scratch(model, processor, chat.messages[:-1])
+    assert chat.num_tokens_read < 20  # of the question; the clip alone has more
+    chat.reset()
+    assert chat.ask("What happens?", videos=[sampled]) == alone["What happens?"] and chat.num_tokens_read > 30
+
+
 def test_what_was_read_is_not_read_again(chat, model, processor, clip, monkeypatch):
     encoded = []
     monkeypatch.setattr(

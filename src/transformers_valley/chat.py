@@ -78,10 +78,18 @@ class VideoChat:
         self.num_tokens_read = 0  # of the last prompt; the others were in the cache
         self.reset()
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def reset(self, keep_cache: bool = False) -> None:
+        """
+        Begin a new conversation.
+
+        Args:
+            keep_cache (`bool`, *optional*, defaults to `False`):
+                Keep the KV cache: what the next conversation begins with alike, such as the same
+                [`SampledVideo`](transformers_valley.video_decoding.SampledVideo), is not read again.
+        """
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
-        self._forget()
+        if not keep_cache:
+            self._forget()
 
     def ask(
         self,

@@ -51,7 +51,7 @@ from transformers.image_utils import PILImageResampling
 from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
 from .model_card import PAPER_DATA, VERSIONS, short_name, write_model_card
 from .modeling_valley import ValleyForConditionalGeneration, fill_token_rows
-from .processing_valley import CHAT_TEMPLATE, ValleyProcessor
+from .processing_valley import _TEMPLATE_FILE, ValleyProcessor
 from .video_processing_valley import ValleyVideoProcessor
 
 
@@ -89,7 +89,7 @@ RELEASED_SYSTEM_MESSAGE = (
 )
 _BOS = "{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}\n"
 RELEASED_CHAT_TEMPLATE = (
-    "".join(CHAT_TEMPLATE.partition("{%- endmacro -%}\n")[:2])
+    "".join(_TEMPLATE_FILE.read_text().partition("{%- endmacro -%}\n")[:2])
     + _BOS
     + """\
 {%- if not messages or messages[0].role != "system" -%}
