@@ -2,10 +2,16 @@
 """Short runs, and what they logged and answered."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import sft
 from launching import arguments
+from trl import SFTTrainer
+
+
+# Not the function of the same name in `transformers_valley.training`.
+prepare_module = import_module("transformers_valley.training.prepare")
 
 
 def with_bad(records, *bad):
@@ -21,7 +27,21 @@ def train(checkpoint, rows, out, config="stage2_instruct.yaml", **overrides):
 
 
 def steps(trainer):
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    """What was logged of each step, by the trainer and by the monitor."""
+    entries = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "tokens_per_second" in entry:
+            entries.setdefault(entry["step"], {}).update(entry)
+    return list(entries.values())
+
+
+def with_callbacks(*callbacks):
+    """`SFTTrainer` with more callbacks than those of a run."""
+
+    def make(**parts):
+        return SFTTrainer(**parts | {"callbacks": [*parts["callbacks"], *callbacks]})
+
+    return make
 
 
 def previews(trainer):

@@ -94,6 +94,7 @@ OURS = [
     (STAGE2, {"model_name_or_path": "adapter"}, "is a LoRA adapter. To train on from it, merge it"),
     (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
     # options
+    (STAGE2, {"load_in_4bit": True}, "Quantized weights do not train: .* set use_peft: true"),
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
     (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
     (STAGE2, {"padding_free": True}, "TRL's padding_free is for text only. Set pack_batches: true"),
@@ -123,7 +124,6 @@ OURS = [
 THEIRS = [
     (LORA, {"lora_target_modules": "lm_head"}, "adapter to `lm_head` is not supported"),
     (STAGE2, {"eval_strategy": "epoch"}, "didn't pass an `eval_dataset`"),
-    (STAGE2, {"load_in_4bit": True}, "cannot perform fine-tuning on purely quantized models"),
     (STAGE2, {"report_to": "wandbb"}, "wandbb is not supported, only"),
     (STAGE2, {"fp16": True, "bf16": True}, "At most one of fp16 and bf16"),
 ]

@@ -23,7 +23,8 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from transformers_valley.data.decode import BadSampleError
 from transformers_valley.data.lengths import add_lengths, clip_tokens, count_tokens, image_tokens
 from transformers_valley.data.load import FEATURES, iter_records
-from transformers_valley.training import ValleyArguments, ValleyDataCollator, prepare_rows, set_trainable
+from transformers_valley.training import ValleyArguments, ValleyDataCollator, set_trainable
+from transformers_valley.training.prepare import prepare_rows
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from launching import arguments
 from PIL import Image
 from test_collator import make_rows, record
 from tiny import tiny_valley
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoModelForImageTextToText
+from trl import SFTConfig
 
 from transformers_valley.data.decode import BadSampleError
 from transformers_valley.training import FeatureCache, ValleyDataCollator, cache_vision_features, features
@@ -68,18 +68,14 @@ def test_a_run_is_the_same_and_a_second_one_decodes_nothing(config, workers, che
     assert len(list((media / "features").rglob("*.safetensors"))) == 3  # each visual once
 
 
-def test_frames_are_those_that_the_collator_takes(checkpoint, processor, media, records):
-    """Also where a script gives the trainer another processor than its collator."""
-    collator = ValleyDataCollator(processor)
-    collator.processor.video_processor.fps, collator.processor.video_processor.num_frames = None, 5
+def test_frames_are_those_that_the_processor_samples(checkpoint, processor, media, records):
+    processor.video_processor.fps, processor.video_processor.num_frames = None, 5
     args = SFTConfig(str(media / "out"), use_cpu=True, bf16=False, report_to="none")
-    args.remove_unused_columns, args.dataset_kwargs, args.max_length = False, {"skip_prepare_dataset": True}, None
-    model, other = AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     set_trainable(model, ["model.multi_modal_projector"])
-    trainer = SFTTrainer(model, args, collator, make_rows(media, records), processing_class=other)
-    cache = cache_vision_features(trainer, media / "features")
-    clip = cache.read_row(make_rows(media, records)[3])[1]["video"]
-    assert len(clip) == 5  # by its rate it would be 3
+    rows = make_rows(media, records)
+    cache = cache_vision_features(media / "features", model, processor, [rows], args)
+    assert len(cache.read_row(rows[3])[1]["video"]) == 5  # by its rate it would be 3
 
 
 @pytest.mark.parametrize("vision", ["clip", "siglip", "dinov2_with_registers"])

@@ -118,6 +118,7 @@ def check_arguments(valley_args, training_args, model_args) -> None:
             "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
             "known then: set streaming: false, or leave it out."
         )
+    check_trained(valley_args, model_args)
     check_options(training_args)
     _check_evaluation(valley_args, training_args)
 
@@ -142,6 +143,16 @@ def _check_model_type(valley_args, model_args) -> None:
             f"model_name_or_path={name!r} is a Valley already and has a vision tower. Leave "
             f"vision_model_name_or_path={vision!r} empty, or name a language model to join with it."
         )
+
+
+def check_trained(valley_args, model_args) -> None:
+    """Refuse arguments that name what is trained in two ways, or in none that works."""
+    if model_args.use_peft and valley_args.trainable_modules:
+        raise ValueError(
+            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
+        )
+    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise ValueError("Quantized weights do not train: beside load_in_4bit or load_in_8bit, set use_peft: true.")
 
 
 def check_options(args) -> None:
@@ -292,5 +303,6 @@ __all__ = [
     "check_number_of_rows",
     "check_options",
     "check_parts",
+    "check_trained",
     "missing_build_tools",
 ]

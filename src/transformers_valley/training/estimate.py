@@ -23,14 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, get_peft_config
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration
 from ..tables import format_table
-from .arguments import ValleyArguments
-from .checks import check_adapter_names, check_options
+from .arguments import ValleyArguments, read_arguments
+from .checks import check_adapter_names, check_options, check_trained
 from .parameters import count_parameters, set_trainable
 from .stages import NEVER_QUANTIZED
 
@@ -124,19 +124,8 @@ class Estimate:
 
 
 def read_recipe(argv: Sequence[str]) -> tuple[ValleyArguments, SFTConfig, ModelConfig]:
-    """
-    The arguments of `examples/sft.py`, such as `["--config", FILE]`, as a machine with GPUs reads them.
-
-    Raises:
-        ValueError: if a value is of another type, or a flag is unknown.
-    """
-    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
-    parser.error = _refuse  # argparse would print some hundred options and end the process
-    return parser.parse_args_and_config([*argv, "--use_cpu", "true"])  # this one may have none
-
-
-def _refuse(message: str):
-    raise ValueError(message)
+    """The arguments of a run as a machine with GPUs reads them, see [`read_arguments`]."""
+    return read_arguments([*argv, "--use_cpu", "true"])  # this one may have none
 
 
 def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> ValleyConfig:
@@ -285,12 +274,7 @@ def _check_recipe(valley_args: ValleyArguments, training_args: SFTConfig, model_
     if training_args.activation_offloading:
         raise ValueError("What activation_offloading moves to the CPU is not counted here. Leave it out.")
     check_options(training_args)
-    if model_args.use_peft and valley_args.trainable_modules:
-        raise ValueError(
-            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
-        )
-    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
-        raise ValueError("Quantized weights do not train: beside load_in_4bit or load_in_8bit, set use_peft: true.")
+    check_trained(valley_args, model_args)
 
 
 def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: ModelConfig) -> nn.Module:

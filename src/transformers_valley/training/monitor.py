@@ -1,14 +1,14 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What a person sees of a run: its speed in every log entry, a table before and a picture after.
+"""How a run goes: its speed and memory beside every log entry, and its progress as a table.
 
-TRL logs loss, learning rate, gradient norm, token accuracy and entropy by itself. In goes a trainer; out come more
-values in its log entries (and so in TensorBoard, wandb, trackio, the progress bar and `trainer_state.json`), and the
-files `parameters.md` and `training.png` in its output folder.
+Input: the events of a trainer. Output: more log entries, also for TensorBoard, wandb and trackio; a row on the
+terminal for each; the files `parameters.md` and `training.png` in the output folder.
 """
 
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,75 +17,38 @@ import torch
 from accelerate.utils import gather
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import ProgressCallback, TrainerCallback
 
-from ..data import load_rows
-from .collator import ValleyDataCollator
+from .bad_rows import BadRows
 from .parameters import parameter_table
-from .previews import SampleAnswers, _previews_of, pick_rows
 from .report import draw_training
-
-
-def watch(trainer, valley_args) -> None:
-    """
-    Make a run visible: to be called once, between the making of the trainer and its `train()`.
-
-    Args:
-        trainer (`trl.SFTTrainer`):
-            The trainer, whose `processing_class` is a [`ValleyProcessor`].
-        valley_args ([`ValleyArguments`]):
-            Of the run; they say which rows are answered on the way, and how often.
-
-    Raises:
-        BadSampleError: if one of those rows cannot be read. With `on_bad_sample="skip"` the next good one is taken.
-    """
-    # Missed now, and not when the last step is done and the model not yet saved.
-    import matplotlib  # noqa: F401
-
-    handler = trainer.callback_handler
-    collator = trainer.data_collator
-    collator = getattr(collator, "keywords", {"collator": collator})["collator"]  # of a stream that is resumed
-    monitor = RunMonitor(collator)
-    # First, since callbacks are called in order: what reports a log entry has to find the values in it.
-    handler.callbacks.insert(0, monitor)
-    files = valley_args.preview_data or valley_args.eval_data
-    if files and valley_args.preview_steps:
-        rows = load_rows(files, valley_args.media_root)
-        skips = valley_args.on_bad_sample == "skip"
-        rows = pick_rows(rows, valley_args.num_previews, trainer.processing_class, skips)
-        classes = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
-        reporters = [callback for callback in handler.callbacks if isinstance(callback, classes)]
-        # Behind those, which have to have begun when the first answers come.
-        trainer.add_callback(SampleAnswers(rows, valley_args.preview_steps, trainer.accelerator, monitor, reporters))
-    trainer.add_callback(_Afterwards(monitor))
 
 
 class RunMonitor(TrainerCallback):
     """
-    Adds to every log entry of a training step, over the steps since the last one and over all processes:
+    Logs with every entry of training steps, over the steps since the last one and over all processes:
 
     - `tokens_per_second`, without padding, and `clips_per_second`, without images,
     - `padding_share` of the positions of the batches,
     - `data_wait_share`: time until the batch (on all processes) was there / time of the steps,
-    - `memory_gib` of the process that took most: on a GPU what tensors took at the worst moment of the run, on a CPU
-      the resident set of the process, the most that any log entry found,
+    - `memory_gib` of the process that took most: on a GPU the peak of what tensors took, on a CPU the most resident
+      memory that any log entry found,
     - `bad_samples`, rows that could not be read since this process began, and their share `bad_sample_share` of all
-      that were read, held-out ones too.
+      that were read, validation rows too.
 
     The time of logging, evaluating, saving and sample answers counts for nothing. A GPU works on when Python has gone
     ahead, and catches up when the loss is read for a log entry: with `logging_steps: 1` the shares are exact.
 
-    Writes `parameters.md` when the training begins, and `training.png` when it ends. What an earlier run left of
-    `bad_samples` and `previews.jsonl` is removed when one begins, and kept when one is resumed.
+    Prints the table of parameters when the training begins, and draws it when it ends. Callbacks are called in order:
+    this one comes before those that report its values, and `pause_after` after all others.
 
     Args:
-        collator ([`ValleyDataCollator`]):
-            Of the trainer; it counts rows.
+        bad_rows ([`BadRows`]):
+            Of the run's collator.
     """
 
-    def __init__(self, collator: ValleyDataCollator):
-        self._collator = collator
+    def __init__(self, bad_rows: BadRows):
+        self.bad_rows = bad_rows
         self._hook = None
         self._memory = 0.0
         self._mark = time.perf_counter()
@@ -120,16 +83,13 @@ class RunMonitor(TrainerCallback):
         self._mark += time.perf_counter() - begin
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if self._hook is not None:  # it begins anew, with the smaller batch of `auto_find_batch_size`
+        if self._hook is not None:  # a second try, with the smaller batch of `auto_find_batch_size`
             self._hook.remove()
         # On the model itself, which DDP, DeepSpeed and peft call from within.
         self._hook = model.register_forward_pre_hook(self._count_batch, with_kwargs=True)
         self._reset()
         self.lap()
         if state.is_world_process_zero:
-            if not state.global_step:
-                for file in (*Path(args.output_dir, "bad_samples").glob("rank*.jsonl"), _previews_of(args)):
-                    file.unlink(missing_ok=True)
             table = parameter_table(model)
             tqdm.write(f"\n{table}\n")
             Path(args.output_dir, "parameters.md").write_text(table + "\n", encoding="utf-8")
@@ -146,23 +106,24 @@ class RunMonitor(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self._worked += self.lap()  # the trainer has just waited for what the GPU still had to do
-            values = self._measure(args, state)
-            logs.update(values)
-            state.log_history[-1].update(values)  # the trainer has put a copy there before it asked anyone
+            values = self._measure(args)
         elif loss := next((key for key in logs if key.startswith("eval_") and key.endswith("_loss")), None):
-            # TRL names its own two alike for every evaluation set, so that each would hide the one before.
-            for entry in (logs, state.log_history[-1]):
-                for name in ("entropy", "mean_token_accuracy"):
-                    entry[f"{loss.removesuffix('loss')}{name}"] = entry.pop(f"eval_{name}")
+            # TRL gives its own two one name for all evaluation sets, so that each would hide the one before.
+            names = [name for name in ("entropy", "mean_token_accuracy") if f"eval_{name}" in logs]
+            values = {f"{loss.removesuffix('loss')}{name}": logs.pop(f"eval_{name}") for name in names}
+        else:
+            return
+        logs.update(values)
+        state.log_history.append({**values, "epoch": state.epoch, "step": state.global_step})
 
-    def _measure(self, args, state) -> dict[str, float]:
+    def _measure(self, args) -> dict[str, float]:
         if args.device.type in ("cuda", "xpu"):
             memory = torch.accelerator.max_memory_allocated()
         else:
             memory = psutil.Process().memory_info().rss
         self._memory = max(self._memory, memory / 2**30)
         own = [self._tokens, self._positions, self._clips, self._waited, self._worked]
-        own += [*self._collator.bad_rows.count(), self._memory]
+        own += [*self.bad_rows.count(), self._memory]
         # All processes log at the same steps, and the trainer has just gathered the loss in the same way.
         everyone = gather(torch.tensor([[float(value) for value in own]], device=args.device)).cpu()  # (processes, 8)
         tokens, positions, clips, waited, worked, read, bad, _ = everyone.sum(dim=0).tolist()
@@ -184,7 +145,7 @@ class RunMonitor(TrainerCallback):
             draw_training(state.log_history, Path(args.output_dir, "training.png"))
 
 
-class _Afterwards(TrainerCallback):
+class PauseAfter(TrainerCallback):
     """The last of all: what others did with a log entry, an evaluation or a checkpoint is no part of a step."""
 
     def __init__(self, monitor: RunMonitor):
@@ -196,4 +157,48 @@ class _Afterwards(TrainerCallback):
     on_evaluate = on_save = on_log
 
 
-__all__ = ["RunMonitor", "watch"]
+class ProgressTable(TrainerCallback):
+    """Prints a row for each log entry: step, loss, learning rate, clips a second, time left; a line per evaluation."""
+
+    COLUMNS = ("step", "loss", "learning rate", "clips/s", "time left")
+
+    def __init__(self):
+        self._begin: tuple[float, int] | None = None
+        self._has_header = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._begin = time.perf_counter(), state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        step = f"{state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            if not self._has_header:
+                tqdm.write(self._format(self.COLUMNS))
+                self._has_header = True
+            values = f"{logs['loss']:.4f}", f"{logs['learning_rate']:.2e}", f"{logs['clips_per_second']:.1f}"
+            bad = f"  {logs['bad_samples']} bad rows so far" if logs["bad_samples"] else ""
+            tqdm.write(self._format((step, *values, self._time_left(state))) + bad)
+        elif loss := next((key for key in logs if key.startswith("eval_") and key.endswith("loss")), None):
+            source = loss.removeprefix("eval_").removesuffix("loss").strip("_") or "validation set"
+            tqdm.write(f"{step:>13}  {logs[loss]:>8.4f}  on {source}")
+
+    def _time_left(self, state) -> str:
+        begin, first = self._begin
+        done = state.global_step - first
+        seconds = (time.perf_counter() - begin) / done * (state.max_steps - state.global_step)
+        return str(timedelta(seconds=round(seconds)))
+
+    def _format(self, cells: tuple[str, ...]) -> str:
+        return "  ".join(cell.rjust(width) for cell, width in zip(cells, (13, 8, 13, 7, 9), strict=True))
+
+
+class ProgressBar(ProgressCallback):
+    """The progress bar of transformers, without its dict of values for each log entry."""
+
+    def on_log(self, args, state, control, **kwargs):
+        pass
+
+
+__all__ = ["PauseAfter", "ProgressBar", "ProgressTable", "RunMonitor"]

@@ -1,5 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Which modules of a model are trained, and how many parameters that are."""
+"""Which parameters of a model are trained.
+
+Input: a model and names of modules. Output: the same model with the others frozen; counts, and a table of them.
+"""
 
 import math
 
@@ -7,6 +10,28 @@ import torch
 from torch import nn
 
 from ..tables import format_table
+
+
+def choose_trained(model: nn.Module, names: list[str], peft_config=None) -> None:
+    """
+    Freeze a model but for what a run trains.
+
+    Args:
+        model (`nn.Module`):
+            The model, before peft wraps it.
+        names (`list[str]`):
+            See [`set_trainable`].
+        peft_config (`peft.LoraConfig`, *optional*):
+            With it all is frozen, and peft adds what is trained. Its `modules_to_save` become float32, as its adapters
+            are.
+    """
+    if peft_config is None:
+        set_trainable(model, names)
+        return
+    model.requires_grad_(False)
+    for name, module in model.named_modules():
+        if name.endswith(tuple(peft_config.modules_to_save or ())):
+            module.float()
 
 
 def set_trainable(model: nn.Module, names: list[str]) -> None:
@@ -69,4 +94,4 @@ def parameter_table(model: nn.Module) -> str:
     return format_table([("module", "trained", "frozen"), *rows], "lrr")
 
 
-__all__ = ["count_parameters", "parameter_table", "set_trainable"]
+__all__ = ["choose_trained", "count_parameters", "parameter_table", "set_trainable"]

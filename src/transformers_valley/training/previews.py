@@ -1,8 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Sample answers: what a model says of a few rows while it is trained, into `previews.jsonl` of the output folder."""
+"""Sample answers: what a model says of a few rows while it is trained.
+
+Input: rows with a question, and the model at some steps. Output: `previews.jsonl` in the output folder, the terminal,
+and text for TensorBoard, wandb and trackio.
+"""
 
 import json
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +21,32 @@ from ..processing_valley import ValleyProcessor, trim_answer
 from ..video_sources import VideoDecodeError, load_image
 
 
-PREVIEW_TOKENS = 128  # an answer that is longer is cut: early in a run many never end
+PREVIEW_TOKENS = 128  # a longer answer is truncated: early in a run many never end
+PREVIEW_FILE = "previews.jsonl"
 
 
 class SampleAnswers(TrainerCallback):
     """
-    Answers the same rows again and again while the model learns: to the console, to the lines of `previews.jsonl`
-    (`step`, `id`, `question`, `answer`, `reference`), and as text to TensorBoard, wandb or trackio.
+    Answers the same rows again and again while the model learns: before the first step, every few steps and after the
+    last one. A line of the file has `step`, `id`, `question`, `answer` and `reference`.
 
-    Every process answers all of them, and the main process writes. Under ZeRO-3 and FSDP that is the only way, since
-    each holds a part of the weights; otherwise the others would wait meanwhile. Answers are greedy and draw no random
-    number: the losses of the run are those of a run without them.
+    Every process answers all of them, and the main process writes. Under ZeRO-3 that is the only way, since each holds
+    a part of the weights; otherwise the others would wait meanwhile. Answers are greedy and draw no random number: the
+    losses of the run are those of a run without them.
+
+    Args:
+        rows (`list[dict]`):
+            Of [`pick_rows`].
+        steps (`int`):
+            From one time to the next.
+        paused (`Callable`):
+            Gives a context whose time is no part of a step.
+        reporters (`list[TrainerCallback]`):
+            What shows the answers as text.
     """
 
-    def __init__(self, rows: list[dict], steps: int, accelerator, monitor, reporters: list[TrainerCallback]):
-        self.rows = rows
-        self.steps = steps
-        self.accelerator = accelerator
-        self.monitor = monitor
-        self.reporters = reporters
+    def __init__(self, rows: list[dict], steps: int, paused: Any, reporters: list[TrainerCallback]):
+        self.rows, self.steps, self.paused, self.reporters = rows, steps, paused, reporters
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._answer(args, state, control, **kwargs)
@@ -44,12 +56,12 @@ class SampleAnswers(TrainerCallback):
             self._answer(args, state, control, **kwargs)
 
     def _answer(self, args, state, control, model=None, processing_class=None, **kwargs):
-        with self.monitor.paused():
-            with self.accelerator.autocast():
+        with self.paused():
+            with autocast(args):
                 answers = [answer_row(model, processing_class, row) for row in self.rows]
             if not state.is_world_process_zero:
                 return
-            with _previews_of(args).open("a", encoding="utf-8") as file:
+            with Path(args.output_dir, PREVIEW_FILE).open("a", encoding="utf-8") as file:
                 for answer in answers:
                     file.write(json.dumps({"step": state.global_step, **answer}, ensure_ascii=False) + "\n")
             tqdm.write(f"\nSample answers at step {state.global_step}:\n" + "\n\n".join(map(_show, answers)) + "\n")
@@ -58,8 +70,10 @@ class SampleAnswers(TrainerCallback):
                 reporter.on_log(args, state, control, model=model, logs=texts)
 
 
-def _previews_of(args) -> Path:
-    return Path(args.output_dir, "previews.jsonl")
+def autocast(args) -> AbstractContextManager:
+    """The precision that a run with these arguments computes in."""
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return torch.autocast(args.device.type, dtype, enabled=dtype is not None)
 
 
 def _show(answer: dict[str, str]) -> str:

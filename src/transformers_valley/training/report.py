@@ -1,5 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What stays of a run: its model card, for [`write_model_card`], and its picture."""
+"""What stays of a run: its model card and its picture.
+
+Input: a trainer and its arguments, or its log entries. Output: `README.md` and `training.png`.
+"""
 
 import importlib.metadata
 import math
@@ -86,7 +89,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
         ),
         "trained": ", ".join([*(["LoRA"] if model_args.use_peft else []), *(f"`{name}`" for name in trained or ())]),
         "parameters": f"{trained_number:,} trained, {frozen_number:,} frozen",
-        "rows": f"{len(rows) if hasattr(rows, '__len__') else 'streamed'}, of {files}",
+        "rows": f"{len(rows) if hasattr(rows, '__len__') and not valley_args.streaming else 'streamed'}, of {files}",
         "loss on": "the assistant's words" if args.assistant_only_loss else "all words",
         "epochs, steps": f"{state.epoch or 0:g}, {state.global_step}",
         "global batch": f"{math.prod(batch)} (per process {batch[0]}, processes {batch[1]}, accumulated {batch[2]})",
