@@ -40,8 +40,9 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from transformers_valley import ValleyConfig, cli, convert_valley_weights
+from transformers_valley import ValleyConfig, convert_valley_weights
 from transformers_valley.convert_valley_weights import RELEASED_SYSTEM_MESSAGE, convert
+from valley_cli.app import app
 
 
 OLD_TOKENS = ["<im_patch>", "<vi_frame>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>"]
@@ -1364,7 +1365,7 @@ def test_a_wrong_name_on_the_hub_is_refused_first(tmp_path):
 
 
 def valley(*words: str):
-    return CliRunner().invoke(cli.app, ["convert", *map(str, words)])
+    return CliRunner().invoke(app, ["convert", *map(str, words)])
 
 
 def test_the_command_prints_what_was_done(v1, tmp_path):
