@@ -192,7 +192,7 @@ def convert(
 ) -> None:
     """Turn a checkpoint of the Valley code of 2023 into one that transformers loads."""
     with _errors_in_one_line():
-        from .convert_valley_weights import convert as convert_checkpoint
+        from .hub.convert_valley_weights import convert as convert_checkpoint
 
         typer.echo(convert_checkpoint(source, destination, base, dtype, push_to_hub=push_to_hub))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..model_card import read_facts, short_name, write_model_card
+from ..hub.model_card import read_facts, short_name, write_model_card
 from .callbacks import count_parameters
 
 

@@ -48,11 +48,11 @@ from transformers import (
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_utils import PILImageResampling
 
-from .configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
+from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
+from ..modeling_valley import ValleyForConditionalGeneration, fill_token_rows
+from ..processing_valley import _TEMPLATE_FILE, ValleyProcessor
+from ..video_processing_valley import ValleyVideoProcessor
 from .model_card import PAPER_DATA, VERSIONS, short_name, write_model_card
-from .modeling_valley import ValleyForConditionalGeneration, fill_token_rows
-from .processing_valley import _TEMPLATE_FILE, ValleyProcessor
-from .video_processing_valley import ValleyVideoProcessor
 
 
 # How the names of tensors begin in 2023 and how they begin here. The first that fits counts, in both directions.

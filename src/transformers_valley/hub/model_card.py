@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 from yaml import YAMLError
 
-from .configuration_valley import ValleyConfig
+from ..configuration_valley import ValleyConfig
 
 
 logger = logging.get_logger(__name__)

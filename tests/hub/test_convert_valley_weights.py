@@ -40,8 +40,9 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from transformers_valley import ValleyConfig, cli, convert_valley_weights
-from transformers_valley.convert_valley_weights import RELEASED_SYSTEM_MESSAGE, convert
+from transformers_valley import ValleyConfig, cli
+from transformers_valley.hub import convert_valley_weights
+from transformers_valley.hub.convert_valley_weights import RELEASED_SYSTEM_MESSAGE, convert
 
 
 OLD_TOKENS = ["<im_patch>", "<vi_frame>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>"]
@@ -1309,7 +1310,7 @@ def test_a_disk_that_becomes_full(v1, tmp_path, monkeypatch, place, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(f"transformers_valley.convert_valley_weights.{place}", fail)
+    monkeypatch.setattr(f"transformers_valley.hub.convert_valley_weights.{place}", fail)
     message = refused(v1.save(tmp_path / "old"), tmp_path / "new", error=OSError)
     assert re.search(r"\d+ bytes\) are needed .*\d+ bytes\) are free", message)
 
