@@ -42,11 +42,16 @@ from typer.testing import CliRunner
 
 from transformers_valley import ValleyConfig, cli
 from transformers_valley.hub import convert_valley_weights
-from transformers_valley.hub.convert_valley_weights import RELEASED_SYSTEM_MESSAGE, convert
+from transformers_valley.hub.convert_valley_weights import convert
 
 
 OLD_TOKENS = ["<im_patch>", "<vi_frame>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>"]
 PADDING_ROWS = 5  # more embeddings than tokens, as some files have
+SYSTEM_MESSAGE = (
+    "You are Valley, a large language and vision assistant trained by ByteDance. You are able to understand the "
+    "visual content or video that the user provides, and assist the user with a variety of tasks using natural "
+    "language. Follow the instructions carefully and explain your answers in detail."
+)
 FORMS = ["safetensors", "sharded safetensors", "bin", "sharded bin", "old bin"]
 
 
@@ -836,7 +841,7 @@ def sentencepiece_folder(tmp_path_factory):
     """A tokenizer as it was stored in 2023: a sentencepiece model, and added tokens in a file."""
     sentencepiece = pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("sentencepiece")
-    corpus = [RELEASED_SYSTEM_MESSAGE, "### Human: What happens? \n### Assistant: A red circle moves."] * 20
+    corpus = [SYSTEM_MESSAGE, "### Human: What happens? \n### Assistant: A red circle moves."] * 20
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),
         model_prefix=str(folder / "tokenizer"),
@@ -918,7 +923,7 @@ def test_the_prompt_is_that_of_2023(converted):
     prompt = "Be brief.\n\n### Human: <video>\nWhat? \n###"
     assert processor.apply_chat_template(chat) == prompt
     assert processor.apply_chat_template(chat, add_generation_prompt=True) == prompt + " Assistant:"
-    assert processor.apply_chat_template([user]) == prompt.replace("Be brief.", RELEASED_SYSTEM_MESSAGE)
+    assert processor.apply_chat_template([user]) == prompt.replace("Be brief.", SYSTEM_MESSAGE)
     chat += [{"role": "assistant", "content": "A dog."}, {"role": "user", "content": "And then?"}]
     assert processor.apply_chat_template(chat) == prompt + " Assistant: A dog. \n### Human: And then? \n###"
     with pytest.raises(Exception, match="not tool"):

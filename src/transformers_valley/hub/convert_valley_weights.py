@@ -50,7 +50,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig, add_special_tokens
 from ..modeling_valley import ValleyForConditionalGeneration, fill_token_rows
-from ..processing_valley import _TEMPLATE_FILE, ValleyProcessor
+from ..processing_valley import ValleyProcessor
 from ..video_processing_valley import ValleyVideoProcessor
 from .model_card import PAPER_DATA, VERSIONS, short_name, write_model_card
 
@@ -79,39 +79,7 @@ _IGNORED = {
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 _EMBEDDINGS, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
-# The prompt of the code of 2023 (`run_valley.py`, `build_inputs`): turns end with " \n###" and no `###` stands before
-# the system message. An answer ends with "###" as well, which therefore belongs to what the model learns to write. The
-# begin token, which the tokenizer added then, is written out: transformers and servers expect a template to do so.
-RELEASED_SYSTEM_MESSAGE = (
-    "You are Valley, a large language and vision assistant trained by ByteDance. You are able to understand the "
-    "visual content or video that the user provides, and assist the user with a variety of tasks using natural "
-    "language. Follow the instructions carefully and explain your answers in detail."
-)
-_BOS = "{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}\n"
-RELEASED_CHAT_TEMPLATE = (
-    "".join(_TEMPLATE_FILE.read_text().partition("{%- endmacro -%}\n")[:2])
-    + _BOS
-    + """\
-{%- if not messages or messages[0].role != "system" -%}
-    {{- "SYSTEM_MESSAGE\\n\\n###" -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- if message.role == "system" -%}
-        {{- render(message.content) ~ "\\n\\n###" -}}
-    {%- elif message.role == "user" -%}
-        {{- " Human: " ~ render(message.content) ~ " \\n###" -}}
-    {%- elif message.role == "assistant" -%}
-        {{- " Assistant:" -}}
-        {%- generation -%}
-            {{- " " ~ render(message.content) ~ " \\n###" -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- raise_exception("Valley knows the roles system, user and assistant, not " ~ message.role) -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- " Assistant:" -}}{%- endif -%}
-""".replace("SYSTEM_MESSAGE", RELEASED_SYSTEM_MESSAGE)
-)
+_CHAT_TEMPLATE_FILE = Path(__file__).with_name("original_chat_template.jinja")
 STOP_STRING = "###"
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -1054,7 +1022,7 @@ def _save_rest(
         CLIPImageProcessor(**frames),
         ValleyVideoProcessor(num_frames=8, **frames),
         tokenizer,
-        chat_template=RELEASED_CHAT_TEMPLATE if adds_bos else RELEASED_CHAT_TEMPLATE.replace(_BOS, ""),
+        chat_template=("" if adds_bos else '{%- set bos_token = "" -%}') + _CHAT_TEMPLATE_FILE.read_text(),
         patch_size=config.vision_config.patch_size,
     )
     processor.save_pretrained(folder)
@@ -1171,4 +1139,4 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-__all__ = ["ConversionReport", "RELEASED_CHAT_TEMPLATE", "RELEASED_SYSTEM_MESSAGE", "convert"]
+__all__ = ["ConversionReport", "convert"]
