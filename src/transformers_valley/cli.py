@@ -172,25 +172,26 @@ def serve(
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Folder or Hub id of a Valley checkpoint of 2023, or of its adapter.")
+        str,
+        typer.Argument(metavar="SRC", help="Folder or Hub id of an original Valley checkpoint, or of its adapter."),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write, which is new or empty.")],
     base: Annotated[
         str | None,
         typer.Option(
-            help="Folder or Hub id of what SRC is the difference to (a LLaMA), or what its adapter was trained on.",
+            help="Folder or Hub id of the LLaMA that SRC is the delta to, or of what its adapter was trained on.",
             metavar="BASE",
         ),
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
-        typer.Option(help="Of the weights; auto is that in which most of them are stored."),
+        typer.Option(help="Of the weights; auto keeps that of each tensor."),
     ] = "auto",
     push_to_hub: Annotated[
         str | None, typer.Option(help="Repository on the Hub to upload the result to.", metavar="ID")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the Valley code of 2023 into one that transformers loads."""
+    """Turn a checkpoint of the original Valley repository into one that transformers loads."""
     with _errors_in_one_line():
         from .hub.convert_valley_weights import convert as convert_checkpoint
 
