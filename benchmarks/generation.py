@@ -29,6 +29,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
+import transformers
 from common import (
     DEVICE,
     DTYPE,
@@ -44,6 +45,7 @@ from common import (
     peak,
     synchronize,
 )
+from packaging.version import Version
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -65,6 +67,7 @@ from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, Va
 
 
 NEW_TOKENS, ROUNDS = 32, 3
+CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token ends an answer: all are equally long
 LONGEST = 20.0  # seconds after which a measurement is not repeated
 QUESTION = list(range(100, 116))  # 16 tokens, before and after the clip
@@ -272,7 +275,7 @@ def followup(lengths: list[int]) -> None:
         with torch.no_grad():
             features = {"video": model.get_video_features(**pixels)}
             read = DynamicCache(config=model.config)
-            model(**before, **pixels, past_key_values=read, logits_to_keep=1)
+            model(**before, **pixels, logits_to_keep=1, **{CACHE: read})
 
         anew = measure(model, after | pixels)
         kept = measure(model, after, mm_encoder_outputs=features)
@@ -281,7 +284,7 @@ def followup(lengths: list[int]) -> None:
             model,
             after,
             after=partial(forget_answer, read, read.get_seq_length()),
-            past_key_values=read,
+            **{CACHE: read},
         )
         for name, result in (("anew", anew), ("features kept", kept), ("cache kept", cached)):
             line(name, len(after["input_ids"][0]), result, f"{anew[0] / result[0]:.2f}x")

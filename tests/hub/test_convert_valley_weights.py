@@ -39,9 +39,10 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from transformers_valley import ValleyConfig, cli
+from transformers_valley import ValleyConfig
 from transformers_valley.hub import convert_valley_weights, original_weights
 from transformers_valley.hub.convert_valley_weights import convert
+from valley_cli.app import app
 
 
 SYSTEM_MESSAGE = (
@@ -591,7 +592,7 @@ def test_a_wrong_name_on_the_hub_is_refused_first(tmp_path):
 
 
 def valley(*words: str):
-    return CliRunner().invoke(cli.app, ["convert", *map(str, words)])
+    return CliRunner().invoke(app, ["convert", *map(str, words)])
 
 
 def test_the_command_prints_what_was_done(v1, tmp_path):
