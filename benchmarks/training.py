@@ -463,9 +463,15 @@ def features(lengths: list[int]) -> None:
                 )
 
             cache = Path(folder, "features")
+
+            def read_features(trainer: SFTTrainer, cache=cache) -> None:
+                collator, rows = trainer.data_collator, trainer.train_dataset
+                parts = trainer.model, collator.processor, [rows], trainer.args
+                collator.features = cache_vision_features(cache, *parts)
+
             variants = {
                 "decoded, through the tower": partial(run, lambda trainer: None),
-                "features from disk": partial(run, partial(cache_vision_features, folder=cache)),
+                "features from disk": partial(run, read_features),
             }
             results = in_turn(variants)
             stored = [path.stat().st_size for path in cache.rglob("*.safetensors")]

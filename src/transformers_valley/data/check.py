@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 from tqdm import tqdm
 
 from ..processing_valley import ValleyProcessor
+from ..tables import format_table
 from ..video_decoding import SamplingRule, sample_video
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
@@ -49,13 +50,10 @@ class DataReport:
         bad = Counter(error.source for error in self.bad)
         counts = (self.rows, self.clips, self.images, bad, self.too_long)
         lines = [("source", "rows", "clips", "images", "bad", "too long")]
-        lines += [(source, *(str(count[source]) for count in counts)) for source in self.rows]
+        lines += [(source, *(count[source] for count in counts)) for source in self.rows]
         if len(self.rows) > 1:
-            lines.append(("all", *(str(count.total()) for count in counts)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
-        )
+            lines.append(("all", *(count.total() for count in counts)))
+        return format_table(lines, "lrrrrr", markdown=False)
 
 
 def check_data(
