@@ -42,7 +42,7 @@ from transformers_valley.serving import RequestError, RequestReader, ValleyModel
 
 
 TOKENS = 12
-VALLEY = "from transformers_valley.cli import app; app()"
+VALLEY = "from valley_cli.app import app; app()"
 # Without the package: `python -S` does not look into the files that install it for editing.
 PLAIN = """
 import importlib.util

@@ -11,7 +11,7 @@ from clips import write_clip
 from PIL import Image
 from typer.testing import CliRunner
 
-from transformers_valley.cli import app
+from valley_cli.app import app
 from transformers_valley.data import check as module
 from transformers_valley.data.check import check_data
 

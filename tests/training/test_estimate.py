@@ -27,7 +27,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from transformers_valley import ValleyConfig, cli
-from transformers_valley.cli import app
+from valley_cli.app import app
 from transformers_valley.training import estimate as estimating
 from transformers_valley.training.estimate import GIB, GPUS, estimate, format_estimate, read_model_config, read_recipe
 from transformers_valley.training.parameters import count_parameters

@@ -1,19 +1,16 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""The command line as people type it: what it prints, what it writes, what it refuses."""
+"""`valley frames` as it is typed: what it prints, what it writes, what it refuses."""
 
-import importlib.metadata
-import re
 from pathlib import Path
 
 import av
 import pytest
-import typer
 from clips import numbered_frame, read_number, write_clip
 from PIL import Image
 from test_contact_sheet import read_sheet
 from typer.testing import CliRunner
 
-from transformers_valley import cli
+from valley_cli.app import app
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def valley(*words: str):
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
@@ -206,30 +203,3 @@ def test_a_disk_that_fails_gives_one_line(folder, monkeypatch):
 )
 def test_wrong_usage_exits_with_2(folder, words):
     assert valley("frames", *words).exit_code == 2
-
-
-# --- The program ---------------------------------------------------------------------------------------------------
-
-
-def test_frames_is_a_subcommand():
-    assert valley("clip.mp4").exit_code == 2
-    assert "frames" in valley("--help").stdout
-
-
-@pytest.mark.parametrize("name", ["frames", "serve", "chat", "convert"])
-def test_every_option_is_listed_on_the_page(name):
-    page = Path(__file__).parent.parent / "docs" / "reference" / "command_line.md"
-    section = re.search(rf"^## valley {name}$(.*?)^## ", page.read_text(), re.MULTILINE | re.DOTALL)[1]
-    listed = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
-    options = [name for cell in listed for name in re.findall(r"`(-.*?)`", cell)]
-    command = typer.main.get_command(cli.app).commands[name]
-    assert options == [name for option in command.params for name in option.opts if name.startswith("-")]
-
-
-def test_version():
-    assert valley("--version").stdout == f"transformers-valley {importlib.metadata.version('transformers-valley')}\n"
-
-
-def test_program_is_installed():
-    (program,) = importlib.metadata.entry_points(group="console_scripts", name="valley")
-    assert program.load() is cli.app
