@@ -80,7 +80,11 @@ REPORTS = {
         ("neighbour", chat(clip_file="a.mp4"), "refused: .*`clip_file`, which tells of a clip"),
         ("neighbour", talk(video_id="a"), "refused: .*`video_id`, .*call it `video`"),
         ("neighbour", qa("A dog.") | {"frames": ["1.jpg"]}, "refused: .*`frames`"),
-        ("neighbour", chat([{"type": "text", "text": "?", "video": "a.mp4"}]), "refused: .*a block of text has .*`video`"),
+        (
+            "neighbour",
+            chat([{"type": "text", "text": "?", "video": "a.mp4"}]),
+            "refused: .*a block of text has .*`video`",
+        ),
     ],
     "a system prompt that is lost": [
         ("zjysteven/lmms-finetune #5", talk(system="In French."), f"system: In French.\n{TEXT}"),
@@ -145,7 +149,11 @@ REPORTS = {
         ("neighbour", talk(answer="<video> shows", video="a.mp4"), "refused: .*stands in a turn of 'gpt'"),
     ],
     "a clip as a list of frames": [
-        ("modelscope/ms-swift #4290", talk("<video>?", video=["1.jpg", "2.jpg"]), "refused: .*1 places for videos, .* 2"),
+        (
+            "modelscope/ms-swift #4290",
+            talk("<video>?", video=["1.jpg", "2.jpg"]),
+            "refused: .*1 places for videos, .* 2",
+        ),
         ("neighbour", chat(videos=[["1.jpg", "2.jpg"]]), "refused: .*put its frames into a folder"),
         ("neighbour", chat([{"type": "video", "video": ["1.jpg"]}]), "refused: .*path of a clip is a list of 1"),
     ],
@@ -273,7 +281,13 @@ def test_rows_with_clips_images_and_text_alone_share_a_data_set(tmp_path):
     lines = [talk(video="a.mp4"), chat(clip(start=1)), talk(image="b.jpg"), chat(), qa("A dog.")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
     rows = load_rows([tmp_path / "rows.jsonl"])
-    assert [[visual.modality for visual in visuals_of(row)] for row in rows] == [["video"], ["video"], ["image"], [], ["video"]]
+    assert [[visual.modality for visual in visuals_of(row)] for row in rows] == [
+        ["video"],
+        ["video"],
+        ["image"],
+        [],
+        ["video"],
+    ]
 
 
 # --- texts that spell control tokens, trained as they are asked: QwenLM/Qwen #24 ---

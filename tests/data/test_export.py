@@ -4,9 +4,11 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from transformers_valley.data import load_rows, to_row
 from transformers_valley.data.export import to_llava, write_llava
+from valley_cli.app import app
 
 
 def chat(content, answer="Yes."):
@@ -82,3 +84,17 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written_whole(tmp_path):
 def test_no_rows_are_an_empty_list(tmp_path):
     assert write_llava([], tmp_path / "out.json") == 0
     assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_the_command_writes_records(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "table.csv").write_text("video,question,answer\na.mp4,What?,Bars.\n")
+    words = ["data", "export", "table.csv", "--media-root", "clips", "-o", "llava.json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0 and "llava.json: 1 records" in result.stdout
+    (record,) = json.loads((tmp_path / "llava.json").read_text())
+    assert record["video"] == "a.mp4" and record["conversations"][0]["value"] == "<video>\nWhat?"
+    refused = CliRunner().invoke(app, [*words[:-1], "nowhere/llava.json"])
+    assert refused.exit_code == 1 and "there is no folder 'nowhere'" in refused.stderr

@@ -72,7 +72,11 @@ def test_a_setting_beside_messages_belongs_into_a_block():
 
 
 def test_fields_without_content_are_not_there():
-    assert given({"a": None, "b": "", "c": [], "d": {}, "e": 0, "f": False, "g": " "}) == {"e": 0, "f": False, "g": " "}
+    assert given({"a": None, "b": "", "c": [], "d": {}, "e": 0, "f": False, "g": " "}) == {
+        "e": 0,
+        "f": False,
+        "g": " ",
+    }
 
 
 @pytest.mark.parametrize("name", ["weight", "loss", "tool_calls", "reasoning_content", "name", "anything"])

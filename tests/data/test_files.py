@@ -47,7 +47,9 @@ def test_lines_may_end_and_begin_in_any_way(tmp_path, end, begin):
 
 
 def test_line_separators_inside_of_a_text_end_no_line(tmp_path):
-    assert read(tmp_path, json.dumps({"a": "x\u2028y\u0085z"}, ensure_ascii=False), "a.jsonl") == [{"a": "x\u2028y\u0085z"}]
+    assert read(tmp_path, json.dumps({"a": "x\u2028y\u0085z"}, ensure_ascii=False), "a.jsonl") == [
+        {"a": "x\u2028y\u0085z"}
+    ]
 
 
 @pytest.mark.parametrize("text", ["[]", " [ ] ", "\ufeff[]\n"])

@@ -4,10 +4,11 @@
 import math
 
 import pytest
+from clips import write_clip
 from datasets import Dataset
 from PIL import Image
 
-from transformers_valley.data import to_row
+from transformers_valley.data import lengths, to_row
 from transformers_valley.data.lengths import VISUALS_END, add_lengths, count_tokens
 from transformers_valley.data.rows import FEATURES, fill_features
 from transformers_valley.training import ValleyDataCollator
@@ -81,3 +82,28 @@ def test_a_part_that_no_clip_has_ends_no_count(processor, show, settings):
     """Its row is bad, which a batch says."""
     (length,) = count_tokens([row["messages"] for row in make_rows(show(**settings))], processor)
     assert length == count_tokens([row["messages"] for row in make_rows(show(num_frames=1))], processor)[0]
+
+
+def test_lengths_are_counted_again_when_a_clip_changes(processor, tmp_path, monkeypatch):
+    """A clip that was missing arrives; another replaces it; a copy of the rows is read from the cache."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    vars(processor.video_processor).update(fps=1.0, num_frames=None)
+    path = tmp_path / "clip.mp4"
+    rows = make_rows([{"type": "video", "path": str(path)}], "No clip.")
+    counted = []
+    for seconds in (None, 3, 7):
+        if seconds is not None:
+            write_clip(path, seconds * 10, fps=10)
+        counted.append(add_lengths(rows, processor)["length"][0])
+    assert counted == [counted[0], counted[0] + 2, counted[0] + 6]
+
+
+def test_clips_that_are_not_opened_are_not_looked_at(processor, clip, tmp_path, monkeypatch):
+    vars(processor.video_processor).update(fps=None, num_frames=4)
+    rows = make_rows([{"type": "video", "path": clip}], [{"type": "video", "path": clip, "fps": 5}])
+    looked_at = []
+    monkeypatch.setattr(lengths, "find", lambda path: looked_at.append(path) or path)
+    add_lengths(rows.select([0]), processor)
+    assert not looked_at
+    add_lengths(rows, processor)
+    assert looked_at == [clip]

@@ -128,7 +128,10 @@ def reason(request):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "bad \ud83d"}]}, "lone surrogate"),
+        (
+            {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "bad \ud83d"}]},
+            "lone surrogate",
+        ),
         ({"video": "a\udce4.mp4"}, "the path of a clip holds a lone surrogate"),
         ({"id": "a\ud83d", "weight": 0}, "`weight`"),
         ({"conversations": None}, "expected those of a known format"),

@@ -55,7 +55,9 @@ def test_a_file_that_is_there_is_taken_before_its_other_names(tmp_path):
     assert find(str(tmp_path / "000000033471.jpg")) == str(tmp_path / "000000033471.jpg")
 
 
-@pytest.mark.parametrize("written", ["a.mp4", "1234.jpg", "x000000033471.jpg", "v_short.mp4", "https://x.org/v_12.mp4"])
+@pytest.mark.parametrize(
+    "written", ["a.mp4", "1234.jpg", "x000000033471.jpg", "v_short.mp4", "https://x.org/v_12.mp4"]
+)
 def test_what_is_nowhere_keeps_its_name(tmp_path, written):
     path = written if "://" in written else str(tmp_path / written)
     assert find(path) == path

@@ -61,7 +61,9 @@ def test_more_rows_than_there_are_is_an_error():
         choose(take="first:21")
 
 
-@pytest.mark.parametrize("take", ["", "first", "first:", "first:0", "first:1.5", "7", "0%", "101%", "last:3", "-3%", 7])
+@pytest.mark.parametrize(
+    "take", ["", "first", "first:", "first:0", "first:1.5", "7", "0%", "101%", "last:3", "-3%", 7]
+)
 def test_a_take_that_makes_no_sense_is_refused(take):
     with pytest.raises(ValueError, match="expected all, first:N, end:N or random:N"):
         Source(path="a.json", take=take)
@@ -84,7 +86,8 @@ def test_a_source_is_a_file_or_a_data_set(fields):
 
 def test_a_mixture_lists_sources(tmp_path):
     (tmp_path / "m.yaml").write_text(
-        "sources:\n- {path: a/chat.json, media: m, take: first:10, name: cc3m}\n- {dataset: o/n, split: test}\nseed: 3\n"
+        "sources:\n- {path: a/chat.json, media: m, take: first:10, name: cc3m}\n"
+        "- {dataset: o/n, split: test}\nseed: 3\n"
     )
     first, second = read_mixture(tmp_path / "m.yaml")
     assert first == Source(path="a/chat.json", media="m", take="first:10", name="cc3m", seed=3)

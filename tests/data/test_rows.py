@@ -14,7 +14,9 @@ def test_every_setting_of_a_clip_survives_the_data_set():
     content = [clip_block("a.mp4", settings), clip_block("b.mp4", {"num_frames": 8})]
     row = make_row([{"role": "user", "content": content}, {"role": "assistant", "content": [text_block("A.")]}])
     row = Dataset.from_list([fill_features(row | {"id": "0", "source": "a"})], features=FEATURES)[0]
-    found = [{key: value for key, value in block.items() if value is not None} for block in row["messages"][0]["content"]]
+    found = [
+        {key: value for key, value in block.items() if value is not None} for block in row["messages"][0]["content"]
+    ]
     assert found == content
 
 

@@ -55,8 +55,8 @@ def to_llava(row: dict[str, Any], media_root: str | os.PathLike | None = None) -
     record["conversations"] = turns
     if _prompt(to_row(record, media_root)) != _prompt(row):
         raise ValueError(
-            f"Row {row.get('id')!r} cannot be a record of LLaVA without loss: an answer shows a clip or an image, or a "
-            "text spells <image> or <video> or begins or ends with space. Keep it as messages."
+            f"Row {row.get('id')!r} cannot be a record of LLaVA without loss: an answer shows a clip or an image, or "
+            "a text spells <image> or <video> or begins or ends with space. Keep it as messages."
         )
     return record
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Fields of a record that no format reads: which of them only describe it, and which are refused.
 
-A record may say more of itself than a training needs, such as `task` or `v_id`. But a field whose name tells of what is
-shown, when, by whom or how much it counts would change the training, and must not get lost.
+A record may say more of itself than a training needs, such as `task` or `v_id`. But a field whose name tells of what
+is shown, when, by whom or how much it counts would change the training, and must not get lost.
 """
 
 import re

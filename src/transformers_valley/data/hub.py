@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Data sets of `datasets`, on the Hub or in a folder, as records: their clips and images become paths.
 
-In go a name and a split; out come records whose columns of `Video` and `Image` hold paths. What is stored inside of the
-data set itself is written to files beside the caches of `datasets`, once.
+In go a name and a split; out come records whose columns of `Video` and `Image` hold paths. What is stored inside of
+the data set itself is written to files beside the caches of `datasets`, once.
 """
 
 import hashlib

@@ -5,18 +5,23 @@ length.
 A clip of T frames takes P + T placeholders and four delimiters, an image P + 1 and four.
 """
 
+import contextlib
+import hashlib
 import math
+import os
 from collections import Counter
 from typing import Any
 
 import torch
 from datasets import Dataset
+from pyarrow import Table, compute
 
 from ..configuration_valley import SPECIAL_TOKENS
 from ..processing_valley import ValleyProcessor, output_size
 from ..video_decoding import SampledVideo, SamplingRule
 from ..video_processing_valley import ValleyVideoProcessor
 from .decode import visuals_of
+from .media import find
 
 
 LENGTH = "length"  # transformers' `length_column_name`
@@ -31,8 +36,8 @@ def add_lengths(
 
     With `num_frames` no clip is opened. With `fps` the length of a clip in seconds decides, so that its file is opened
     and the index in it read; with `max_length` only where that decides whether the row is longer, and the columns
-    are then bounds that lie on the same side of it. Settings of a clip's own hold. A clip that cannot be opened, or has
-    no such part, counts as one frame: its row is bad.
+    are then bounds that lie on the same side of it. Settings of a clip's own hold. A clip that cannot be opened, or
+    has no such part, counts as one frame: its row is bad.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -45,19 +50,42 @@ def add_lengths(
             Processes that count side by side.
 
     Returns:
-        `datasets.Dataset`, cached on disk as `map` does.
+        `datasets.Dataset`, cached on disk as `map` does, until a clip changes whose length in seconds counts.
     """
+    stamp = _stamp_clips(dataset, processor)
     return dataset.map(
         _count_batch,
         batched=True,
         batch_size=256,
-        fn_kwargs={"processor": processor, "max_length": max_length},
+        fn_kwargs={"processor": processor, "max_length": max_length, "stamp": stamp},
         num_proc=num_proc,
         desc="Counting tokens",
     )
 
 
-def _count_batch(rows: dict[str, list], processor: ValleyProcessor, max_length: int | None) -> dict[str, list[int]]:
+def _stamp_clips(dataset: Dataset, processor: ValleyProcessor) -> str:
+    """A hash of the clips whose length decides how many frames are taken: of their paths, sizes and times."""
+    digest, seen = hashlib.blake2b(digest_size=16), set()
+    for batch in dataset.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
+        contents = compute.struct_field(compute.list_flatten(batch["messages"]), "content")
+        blocks = Table.from_struct_array(compute.list_flatten(contents).combine_chunks())
+        blocks = blocks.filter(compute.equal(blocks["type"], "video"))
+        if processor.video_processor.num_frames is not None:
+            blocks = blocks.filter(compute.is_valid(blocks["fps"]))
+        for path in compute.unique(blocks["path"]).to_pylist():
+            if path in seen:
+                continue
+            seen.add(path)
+            with contextlib.suppress(OSError, ValueError):  # not there, or no path: its name alone
+                status = os.stat(find(path))
+                path = f"{path} {status.st_size} {status.st_mtime_ns}"
+            digest.update(f"{path}\n".encode())
+    return digest.hexdigest()
+
+
+def _count_batch(
+    rows: dict[str, list], processor: ValleyProcessor, max_length: int | None, stamp: str
+) -> dict[str, list[int]]:
     lengths, ends = _count(rows["messages"], processor, max_length)
     return {LENGTH: lengths, VISUALS_END: ends}
 

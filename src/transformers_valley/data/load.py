@@ -221,7 +221,9 @@ def _stream_rows(shards: list[tuple], on_missing: str) -> Iterator[dict[str, Any
                     raise row
                 if on_missing != "keep" and (paths := _missing_paths(row)):
                     if on_missing == "raise":
-                        raise ValueError(f"Row {row['id']!r} of {row['source']!r} shows {paths[0]}, which is not there.")
+                        raise ValueError(
+                            f"Row {row['id']!r} of {row['source']!r} shows {paths[0]}, which is not there."
+                        )
                     missing.add(row["source"], paths)
                     continue
                 yield fill_features(row)

@@ -58,7 +58,9 @@ def parse_media(options: Iterable[str]) -> dict[str, str]:
         if not os.path.isdir(folder):
             raise ValueError(f"There is no folder {folder!r} for media: give FOLDER or NAME=FOLDER.")
         if name in folders:
-            raise ValueError(f"The media folder {name or 'for all paths'} is given twice, {folders[name]} and {folder}.")
+            raise ValueError(
+                f"The media folder {name or 'for all paths'} is given twice, {folders[name]} and {folder}."
+            )
         folders[name] = folder
     return folders
 

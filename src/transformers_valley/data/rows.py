@@ -2,8 +2,8 @@
 """What a training row is: the pieces that formats make of a record, and what is refused.
 
 In go texts, paths and settings as a record has them; out comes
-`{"messages": [{"role", "content": [blocks]}], "images": [paths]}`. A clip's block holds its own `path` and settings, an
-image's block stands for the next of `images`, which is what TRL's collator expects.
+`{"messages": [{"role", "content": [blocks]}], "images": [paths]}`. A clip's block holds its own `path` and settings,
+an image's block stands for the next of `images`, which is what TRL's collator expects.
 """
 
 import math
@@ -128,8 +128,8 @@ def check_text(value: Any, place: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{place} holds a lone surrogate, {value[error.start]!a}, at character {error.start}: half of an emoji, as "
-            "text that was cut leaves it. Take it out"
+            f"{place} holds a lone surrogate, {value[error.start]!a}, at character {error.start}: half of an emoji, "
+            "as text that was cut leaves it. Take it out"
         ) from None
     return value
 

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from ..processing_valley import ValleyProcessor
+from ..tables import format_table
 from .lengths import count_tokens
 
 
@@ -47,7 +48,9 @@ class SourceCounts:
         return counts
 
 
-def count_sources(rows: Dataset | IterableDataset, processor: ValleyProcessor | None = None) -> dict[str, SourceCounts]:
+def count_sources(
+    rows: Dataset | IterableDataset, processor: ValleyProcessor | None = None
+) -> dict[str, SourceCounts]:
     """
     Count rows by source.
 
@@ -70,4 +73,24 @@ def count_sources(rows: Dataset | IterableDataset, processor: ValleyProcessor | 
     return found
 
 
-__all__ = ["SourceCounts", "count_sources"]
+def describe_sources(found: dict[str, SourceCounts], max_length: int | None = None) -> str:
+    """
+    Counts as a table: a line per source, and one for all if there are several.
+
+    Args:
+        found (`dict[str, SourceCounts]`):
+            Of [`count_sources`].
+        max_length (`int`, *optional*):
+            Rows with more tokens are counted.
+    """
+    every = dict(found)
+    if len(found) > 1:
+        every["all"] = SourceCounts()
+        for counts in found.values():
+            for name, value in vars(counts).items():
+                setattr(every["all"], name, getattr(every["all"], name) + value)
+    lines = [{"source": name} | counts.summary(max_length) for name, counts in every.items()]
+    return format_table([list(lines[0]), *(line.values() for line in lines)], "l" + "r" * (len(lines[0]) - 1), False)
+
+
+__all__ = ["SourceCounts", "count_sources", "describe_sources"]

@@ -133,7 +133,10 @@ def test_published_records_round_trip(record):
     [
         ({"video": "a.mp4", "conversations": turns("<video> and <video>")}, "2 places for videos, and names 1"),
         ({"conversations": turns("<video> ?")}, "1 places for videos, and names 0"),
-        ({"video": "a.mp4", "image": "b.jpg", "conversations": turns("?")}, "nothing says where the images and clips belong"),
+        (
+            {"video": "a.mp4", "image": "b.jpg", "conversations": turns("?")},
+            "nothing says where the images and clips belong",
+        ),
         ({"video": "a.mp4", "conversations": turns("?", "<video> shows")}, "placeholder stands in a turn of 'gpt'"),
         ({"video": "a.mp4", "conversations": turns("?")[1:]}, "no turn of the user to show them in"),
         ({"video": "a.mp4", "videos": ["a.mp4"], "conversations": turns("?")}, "both `video` and `videos`"),

@@ -11,7 +11,9 @@ from transformers_valley.data.export import to_llava
 RECORD = {"q": "What is the man doing?", "a": "He rides a bike.", "video_id": "v_k_ZXmr8pmrs"}
 
 
-@pytest.mark.parametrize(("position", "order"), [(0, ["text", "video"]), (1, ["video", "text"]), (2, ["text", "video"])])
+@pytest.mark.parametrize(
+    ("position", "order"), [(0, ["text", "video"]), (1, ["video", "text"]), (2, ["text", "video"])]
+)
 def test_the_clip_stands_behind_even_questions_and_before_odd_ones(position, order):
     row = to_row(RECORD, position=position)
     assert [block["type"] for block in row["messages"][0]["content"]] == order

@@ -40,7 +40,9 @@ def recognize(record: Any) -> Format:
     empty = sorted(map(str, record.keys() - fields.keys()))
     without = f" and nothing in {empty}" if empty else ""
     known = "; ".join(f"{', '.join(form.marks)} ({form.name})" for form in FORMATS)
-    raise ValueError(f"it has the fields {sorted(map(str, fields))}{without}, expected those of a known format: {known}")
+    raise ValueError(
+        f"it has the fields {sorted(map(str, fields))}{without}, expected those of a known format: {known}"
+    )
 
 
 def to_row(

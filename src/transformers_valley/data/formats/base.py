@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What formats of records share: their description, the fields that name clips and images, and placeholders in texts."""
+"""What formats of records share: their description, fields that name clips and images, and placeholders in texts."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ def read_clips(record: dict[str, Any]) -> list[dict[str, Any]]:
     """
     Blocks of the clips that a record names in `video` or `videos`, a path or a list, in the folder named by `source`.
 
-    `start`, `end`, `fps`, `num_frames` and `max_frames` of the record are those of its clip; of several clips each is a
-    list with one value, or null, per clip.
+    `start`, `end`, `fps`, `num_frames` and `max_frames` of the record are those of its clip; of several clips each is
+    a list with one value, or null, per clip.
     """
     paths = _paths(record, CLIPS)
     if "source" in record:
@@ -82,6 +82,7 @@ def _is_rooted(path: str) -> bool:
 
 
 # --- placeholders in texts ---
+
 
 def split_text(text: str) -> list[dict[str, Any]]:
     """Blocks of a text whose `<image>` and `<video>` stand for visuals: blocks without a path."""

@@ -22,7 +22,9 @@ def read(record: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
     spelt = [block for message in messages for block in message["content"] if block.keys() == {"type"}]
     elsewhere = [turn["from"] for turn in turns if turn["from"] not in ("human", "user") and _spells(turn["value"])]
     if not spelt and elsewhere and (images or clips):
-        raise ValueError(f"its placeholder stands in a turn of {elsewhere[0]!r}: visuals are shown in those of 'human'")
+        raise ValueError(
+            f"its placeholder stands in a turn of {elsewhere[0]!r}: visuals are shown in those of 'human'"
+        )
     if not (images and clips):  # some sets write <image> for a clip: what counts is which file the record names
         for block in spelt:
             block["type"] = "video" if clips else "image" if images else block["type"]

@@ -24,7 +24,9 @@ def read(record: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
     if part:
         return llava.read(record | {"start": int(part[1]), "end": int(part[2])})
     if record.get("source") == "VATEX":
-        raise ValueError(f"its `v_id` {record['v_id']!r} should end in _START_END, the seconds of its part of the clip")
+        raise ValueError(
+            f"its `v_id` {record['v_id']!r} should end in _START_END, the seconds of its part of the clip"
+        )
     return llava.read(record)
 
 
