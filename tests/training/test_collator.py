@@ -296,7 +296,7 @@ def test_held_out_rows_are_prepared_as_those_trained_on(checkpoint, media, tmp_p
     """A held-out row that is too long would end the run at its first evaluation, and so would one without a length."""
     for name, answer in (("rows", "Yes."), ("held", "A red circle. " * 90)):
         (tmp_path / f"{name}.json").write_text(json.dumps([record("a"), record("b"), record("c", answer=answer)]))
-    flags = arguments(STAGE2, checkpoint, tmp_path / "rows.json", tmp_path / "out") + ["--media_root", str(media)]
+    flags = arguments("stage2_instruct.yaml", checkpoint, tmp_path / "rows.json", tmp_path / "out")
     flags += ["--eval_data", str(tmp_path / "held.json"), "--eval_strategy", "steps", "--eval_steps", "1"]
     flags += ["--max_length", "300", "--on_long_row", "drop", "--train_sampling_strategy", strategy]
     trainer = sft.main([*flags, "--max_steps", "1", "--preview_steps", "0"])
