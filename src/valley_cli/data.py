@@ -76,7 +76,7 @@ def check(
 @app.command(
     epilog=examples(
         "valley data stats rows.jsonl",
-        "valley data stats examples/configs/stage2_mixture.yaml --model path/to/valley --max-length 2048",
+        "valley data stats examples/mixtures/stage2.yaml --model path/to/valley --max-length 2048",
     )
 )
 def stats(
