@@ -15,7 +15,7 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"tables", "video_sources", "whole_files"},
+    {"endpoint", "tables", "video_sources", "whole_files"},
     {"configuration_valley", "video_files"},
     {"modeling_valley", "video_decoding"},
     {"video_processing_valley"},
@@ -33,7 +33,7 @@ MODEL_FILES = [
     "video_processing_valley",
     "processing_valley",
 ]
-OPTIONAL = {"trl", "datasets", "peft", "gradio", "deepspeed", "accelerate"}
+OPTIONAL = {"trl", "datasets", "peft", "gradio", "deepspeed", "accelerate", "openai"}
 
 
 def modules():
