@@ -1,7 +1,6 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import pytest
 import torch
-from clips import write_clip
 from tiny import random_frames
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast

@@ -20,8 +20,8 @@ FLOORS = [
     {"modeling_valley", "video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
-    {"pipeline_valley", "data", "contact_sheet", "model_card", "checkpoint"},
-    {"training", "evaluation", "convert_valley_weights", "chat", "serving"},
+    {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
+    {"training", "evaluation", "chat", "serving"},
     {"__init__"},
 ]
 MODEL_FILES = [

@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, StopStringCriteria
 from typer.testing import CliRunner
 
-from transformers_valley import cli
+from valley_cli.app import app as valley
 
 
 pytest.importorskip("fastapi")
@@ -784,7 +784,7 @@ def test_damaged_clip_is_read_in_part_where_asked(reader, tmp_path):
 
 
 def start_error(*words: str) -> str:
-    result = CliRunner().invoke(cli.app, ["serve", *map(str, words)])
+    result = CliRunner().invoke(valley, ["serve", *map(str, words)])
     assert result.exit_code == 1, result.exception
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
     return result.stderr

@@ -109,7 +109,9 @@ def find_checkpoint(name: str) -> Checkpoint:
         reason = str(error).splitlines()[0]
         if not os.path.isdir(path):
             is_path = path.count("/") != 1 or path.startswith((".", "/", "~"))
-            reason = "there is no such folder" + ("." if is_path else f" here, nor can it be read from the Hub: {reason}")
+            reason = "there is no such folder" + (
+                "." if is_path else f" here, nor can it be read from the Hub: {reason}"
+            )
         raise OSError(f"Cannot load {name!r}: {reason}") from error
     if not isinstance(config, ValleyConfig):
         raise ValueError(f"{name!r} is not a Valley checkpoint but one of {config.model_type!r}.")

@@ -29,9 +29,7 @@ Device = Annotated[
 Dtype = Annotated[
     str, typer.Option(help="Type of the weights, such as bfloat16; auto is that of the checkpoint.", metavar="NAME")
 ]
-Attention = Annotated[
-    str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")
-]
+Attention = Annotated[str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")]
 
 
 def examples(*commands: str) -> str:

@@ -63,7 +63,7 @@ def test_every_help_ends_with_examples_that_can_be_typed(name):
     result = valley(*name.split()[1:], "--help")
     shown = result.stdout.partition("Examples:\n")[2].split("\n\n")[0].splitlines()
     assert shown and all(line.strip().startswith(name) for line in shown)
-    if not ALL[name].allow_extra_args:
+    if not ALL[name].context_settings.get("allow_extra_args"):
         assert set(re.findall(r" (--?[a-z][a-z-]*)", " ".join(shown))) <= set(options_of(ALL[name]))
 
 

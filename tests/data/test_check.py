@@ -10,9 +10,9 @@ from clips import write_clip
 from PIL import Image
 from typer.testing import CliRunner
 
-from valley_cli.app import app
 from transformers_valley.data import check as module
 from transformers_valley.data.check import check_data
+from valley_cli.app import app
 
 
 @pytest.fixture(scope="module")
