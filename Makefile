@@ -4,6 +4,7 @@ VENV ?= .venv
 LOCK ?= requirements.lock
 PYTHON ?= python3
 BIN := $(VENV)/bin
+DOCS := $(VENV)-docs
 NEWEST := $(VENV)-newest
 # What has an upper bound in pyproject.toml, which `make test-newest` passes over. Other sources will do: git+https://...
 BOUNDED ?= transformers trl
@@ -14,13 +15,16 @@ define write-lock
 mv $(NEWEST)/lock requirements.lock
 endef
 
-.PHONY: quickstart test test-slow test-oldest test-newest quality style lock raise-bounds newest clean help
+.PHONY: quickstart docs test test-slow test-oldest test-newest quality style lock raise-bounds newest clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/installed  ## Train a tiny Valley on clips made here and ask it; VIDEO=clip.mp4 shows it a clip of yours
 	$(BIN)/python examples/quickstart.py $(if $(VIDEO),--video "$(VIDEO)")
+
+docs: $(DOCS)/installed  ## Build the site of docs/ into site/; a link to nothing fails. SERVE=1 shows it at localhost:8000
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(if $(SERVE),serve,build) --strict
 
 test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -52,12 +56,17 @@ raise-bounds: test-newest  ## Run the slow tests with the newest releases, too; 
 	$(write-lock)
 	$(NEWEST)/bin/python .ci/raise_bounds.py
 
-clean:  ## Remove the virtual environments and what the quickstart wrote
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) outputs
+clean:  ## Remove the virtual environments, the site and what the quickstart wrote
+	rm -rf $(VENV) $(DOCS) site $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) outputs
 
 $(VENV)/installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(QUIET) $(addprefix --constraint ,$(LOCK)) --editable ".[dev]"
+	touch $@
+
+$(DOCS)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install $(QUIET) --requirement $<
 	touch $@
 
 $(VENV)-oldest.lock: requirements.lock Makefile
