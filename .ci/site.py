@@ -29,7 +29,8 @@ def on_config(config):
 
     folders = {path.name for path in docs.iterdir() if list(path.glob("*.md"))}
     order = [*SECTIONS, *sorted(folders - SECTIONS.keys())]  # a folder that has no title here still has its place
-    config.nav = pages(".") + [{SECTIONS.get(name, name.capitalize()): pages(name)} for name in order if name in folders]
+    sections = [{SECTIONS.get(name, name.capitalize()): pages(name)} for name in order if name in folders]
+    config.nav = [{"Start": pages(".")}, *sections]
     return config
 
 
@@ -46,7 +47,9 @@ def on_page_markdown(markdown, page, config, files):
         if Path(target).is_relative_to(config.docs_dir):
             return match[0]  # MkDocs checks these
         if not Path(target).is_relative_to(root) or not os.path.exists(target):
-            log.warning("Doc file '%s' contains a link '%s' to nothing in the repository.", page.file.src_uri, match[2])
+            log.warning(
+                "Doc file '%s' contains a link '%s' to nothing in the repository.", page.file.src_uri, match[2]
+            )
         kind = "tree" if os.path.isdir(target) else "blob"
         return f"{match[1]}{config.repo_url.rstrip('/')}/{kind}/main/{os.path.relpath(target, root)}"
 
