@@ -15,7 +15,7 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"endpoint", "tables", "video_sources", "whole_files"},
+    {"endpoint", "plots", "tables", "video_sources", "whole_files"},
     {"configuration_valley", "video_files"},
     {"modeling_valley", "video_decoding"},
     {"video_processing_valley"},
