@@ -7,14 +7,17 @@ import signal
 
 import pyarrow.parquet
 import pytest
+import sft
 import torch
 from clips import write_clip
+from launching import arguments
 from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_valley.data import load_rows, packing
 from transformers_valley.data.check import check_data
 from transformers_valley.data.decode import BadSampleError, visuals_of
+from transformers_valley.data.export import write_llava
 from transformers_valley.data.frames import PackSettings, check_packed, list_shards
 from transformers_valley.data.lengths import add_lengths
 from transformers_valley.data.packing import pack
@@ -123,6 +126,27 @@ def test_packed_rows_mix_with_others(rows, media, settings, tmp_path):
     streamed = list(load_rows([tmp_path / "m.yaml"], streaming=True))
     assert sorted(row["id"] for row in streamed) == sorted(together["id"][:])
     assert sum(row["clips"] is None for row in streamed) == 6
+
+
+def test_a_model_trains_on_packed_rows(rows, checkpoint, processor, tmp_path):
+    """The loss of the first step is that of the rows themselves, and a pack for another rule is refused."""
+    losses = {}
+    pack(rows, tmp_path / "packed", PackSettings.of(processor.video_processor, quality=100), workers=1)
+    for name, place in (("packed", tmp_path / "packed"), ("rows", tmp_path / "rows.json")):
+        if name == "rows":
+            write_llava(rows, place)
+        options = {"max_steps": 1, "per_device_train_batch_size": 6, "preview_steps": 0}
+        trainer = sft.main(arguments("stage2_instruct.yaml", checkpoint, place, tmp_path / name, **options))
+        losses[name] = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    assert losses["packed"] == pytest.approx(losses["rows"], rel=2e-3)
+    pack(
+        rows,
+        tmp_path / "other",
+        PackSettings(num_frames=2, size=processor.video_processor.size.shortest_edge),
+        workers=1,
+    )
+    with pytest.raises(ValueError, match="was packed with fps=None and not 0.5"):
+        sft.main(arguments("stage2_instruct.yaml", checkpoint, tmp_path / "other", tmp_path / "refused"))
 
 
 # --- shards ---
