@@ -22,6 +22,7 @@ FLOORS = [
     {"processing_valley"},
     {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
     {"training", "evaluation", "chat", "serving"},
+    {"demo"},
     {"__init__"},
 ]
 MODEL_FILES = [
