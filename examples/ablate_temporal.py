@@ -5,9 +5,9 @@
     python examples/ablate_temporal.py --fast   # the same in a minute, too short to learn anything
 
 Lamps in a grid of 4 x 4 go on and off. Which of two comes first (order), which is on for longer (duration), whether
-they are ever on together (simultaneity), whether a lamp is there at all (presence, which needs no time). Each module is
-trained with three seeds, with and without the frame tokens that stand beside its grid, on 8 frames of a clip; then it
-is tested on other clips, with 2 to 32 frames. The vision tower is pretrained here once, and frozen.
+they are ever on together (simultaneity), whether a lamp is there at all (presence, which needs no time). Each module
+is trained with three seeds, with and without the frame tokens that stand beside its grid, on 8 frames of a clip; then
+it is tested on other clips, with 2 to 32 frames. The vision tower is pretrained here once, and frozen.
 """
 
 import argparse
@@ -280,7 +280,9 @@ def train_and_test(folder: Path, module: str, uses_frame_tokens: bool, seed: int
 def accuracy(results: list[dict], **wanted) -> Estimate:
     """In percent, over clips and seeds; the interval resamples clips."""
     found = [r for r in results if all(r[key] == value for key, value in wanted.items())]
-    return estimate(Column("right", ((1.0, tuple((str(i), str(r["clip"]), r["right"]) for i, r in enumerate(found))),), 100))
+    return estimate(
+        Column("right", ((1.0, tuple((str(i), str(r["clip"]), r["right"]) for i, r in enumerate(found))),), 100)
+    )
 
 
 def make_table(results: list[dict]) -> str:
@@ -293,7 +295,9 @@ def make_table(results: list[dict]) -> str:
                 about = {"module": module, "frame_tokens": tokens, "frames": TRAIN_FRAMES, "kind": kind}
                 found = accuracy(results, **about)
                 seeds = [accuracy(results, seed=seed, **about).value for seed in SEEDS]
-                cells.append(f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}] ({min(seeds):.0f}–{max(seeds):.0f})")
+                cells.append(
+                    f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}] ({min(seeds):.0f}–{max(seeds):.0f})"
+                )
             rows.append(["with" if tokens else "without", title, *cells])
     return format_table([header, *rows], "llrrrr")
 
@@ -369,6 +373,8 @@ def main(folder: Path, scale: Scale) -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="a few steps on a few clips: does it run?")
-    parser.add_argument("--output", type=Path, default=Path("outputs/ablate_temporal"), help="folder of what it writes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/ablate_temporal"), help="folder of what it writes"
+    )
     given = parser.parse_args()
     main(given.output, FAST if given.fast else Scale())
