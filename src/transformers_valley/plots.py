@@ -50,8 +50,8 @@ def chart_style() -> AbstractContextManager:
 
 
 def place_legend(axes) -> None:
-    """Put the legend to the right of a chart, where it covers nothing; names that are too long lose their middle."""
+    """Put the legend of a chart above its figure, where it covers nothing. Long names lose their middle."""
     handles, names = axes.get_legend_handles_labels()
     half = LONGEST_NAME // 2
     names = [name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}" for name in names]
-    axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    axes.figure.legend(handles, names, loc="outside upper left", ncols=3)

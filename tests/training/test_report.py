@@ -42,13 +42,17 @@ def test_the_legend_covers_no_curve(tmp_path, monkeypatch, steps):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     entries = [{"loss": 2.0, "learning_rate": 0.0, "step": step} for step in range(1, steps + 1)]
-    entries += [{"eval_a_very_long_name_of_a_held_out_source_loss": 2.1, "step": steps}]
+    for name in ("eval_loss", "eval_held_out_loss", "eval_a_very_long_name_of_a_held_out_source_loss"):
+        entries.append({name: 2.1, "step": steps})
+        {"eval_loss": 2.2, "step": steps},
+        {"eval_held_out_loss": 2.2, "step": steps},
+    ]
     draw_training(entries, tmp_path / "training.png")
     (figure,) = drawn
     figure.draw_without_rendering()
-    loss, legend = figure.axes[0], figure.axes[0].get_legend()
-    assert not loss.bbox.overlaps(legend.get_window_extent())
-    assert figure.bbox.fully_contains(*legend.get_window_extent().max)
+    (legend,) = (legend.get_window_extent() for legend in figure.legends)
+    assert not any(axes.get_tightbbox().overlaps(legend) for axes in figure.axes)
+    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("length", [1, 2, 30, 1000])
