@@ -44,9 +44,6 @@ def test_the_legend_covers_no_curve(tmp_path, monkeypatch, steps):
     entries = [{"loss": 2.0, "learning_rate": 0.0, "step": step} for step in range(1, steps + 1)]
     for name in ("eval_loss", "eval_held_out_loss", "eval_a_very_long_name_of_a_held_out_source_loss"):
         entries.append({name: 2.1, "step": steps})
-        {"eval_loss": 2.2, "step": steps},
-        {"eval_held_out_loss": 2.2, "step": steps},
-    ]
     draw_training(entries, tmp_path / "training.png")
     (figure,) = drawn
     figure.draw_without_rendering()
