@@ -76,7 +76,7 @@ def check(
 @app.command(
     epilog=examples(
         "valley data stats rows.jsonl",
-        "valley data stats examples/mixtures/stage2.yaml --model path/to/valley --max-length 2048",
+        "valley data stats examples/mixtures/stage2.yaml --model path/to/valley --max-length 2048 --plot stats.png",
     )
 )
 def stats(
@@ -84,16 +84,48 @@ def stats(
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them into this picture.", metavar="FILE")] = None,
 ) -> None:
-    """Count rows, clips, images, turns and, with --model, tokens of each source. No clip is decoded."""
+    """Count rows, clips, images, turns, words and, with --model, tokens of each source. No clip is decoded."""
     with needs_datasets():
         from transformers_valley.data import load_rows
-        from transformers_valley.data.statistics import count_sources, describe_sources
+        from transformers_valley.data.statistics import count_sources, describe_sources, draw_sources
 
+    check_output(plot)
     if max_length is not None and model is None:
         raise ValueError("Whether a row is longer than --max-length, its tokenizer knows: give --model, too.")
     rows = load_rows(files, folders_of(media_root))
-    typer.echo(describe_sources(count_sources(rows, processor_of(model)), max_length))
+    found = count_sources(rows, processor_of(model))
+    typer.echo(describe_sources(found, max_length))
+    if plot is not None:
+        draw_sources(found, plot, max_length)
+
+
+@app.command(
+    epilog=examples(
+        "valley data show rows.jsonl --media-root clips -o rows.html",
+        "valley data show packed -o rows.html --num-rows 200",
+    )
+)
+def show(
+    files: Files,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")],
+    media_root: MediaRoot = None,
+    model: Annotated[
+        str | None, typer.Option(help="The checkpoint to train: how it samples clips.", metavar="CKPT")
+    ] = None,
+    num_rows: Annotated[int, typer.Option(help="Rows on it, spread over all.", metavar="NUMBER", min=1)] = 100,
+) -> None:
+    """Write a page to look at in a browser: rows as training sees them, with frames, times and a filter."""
+    with needs_datasets():
+        from transformers_valley.data import load_rows
+        from transformers_valley.data.show import write_page
+    from transformers_valley.video_processing_valley import ValleyVideoProcessor
+
+    check_output(output)
+    processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
+    count = write_page(load_rows(files, folders_of(media_root)), output, processor, num_rows)
+    typer.echo(f"{output}: {count} rows")
 
 
 @app.command(
