@@ -5,8 +5,8 @@
     python benchmarks/data_loading.py [--clips 8] [--seconds 60] [--size 1280x720] [--rounds 3]
 
 Each row shows one clip, of which training takes a frame every two seconds. What is timed ends with
-`pixel_values_videos`: reading the row, decoding, resizing, normalizing, in seconds of one core, which other programs on
-the machine hardly change. Candidates take turns. "the `Video` column" is what `datasets` itself offers for clips: a
+`pixel_values_videos`: reading the row, decoding, resizing, normalizing, in seconds of one core, which other programs
+on the machine hardly change. Candidates take turns. "the `Video` column" is what `datasets` itself offers for clips: a
 decoder of torchcodec, asked for the same times. Packing is timed once, by the clock, with all cores. Prints medians,
 and the ratios to the clips themselves.
 """

@@ -204,6 +204,41 @@ def pack(
     typer.echo(f"{output}: {made} files were made of part {shard}, {len(bad)} of {len(rows)} rows are left out")
 
 
+@app.command(
+    name="filter",
+    epilog=examples(
+        "valley data filter results_2M_train.csv -o valley_702k.jsonl --workers 8",
+        "valley data filter captions.jsonl -o chosen.jsonl --most 50",
+    ),
+)
+def filter_captions(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of captions: WebVid's, or `video`, `caption`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
+    least: Annotated[int, typer.Option(help="Pass over noun phrases of fewer captions.", metavar="NUMBER")] = 3,
+    most: Annotated[int, typer.Option(help="Captions drawn for a more frequent phrase.", metavar="NUMBER")] = 100,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", metavar="NUMBER")] = 42,
+    language_model: Annotated[
+        str, typer.Option(help="The pipeline of spaCy that finds noun phrases.", metavar="NAME")
+    ] = "en_core_web_sm",
+    workers: Annotated[int, typer.Option(help="Processes, of about 0.7 GB each.", metavar="NUMBER", min=1)] = 1,
+) -> None:
+    """Choose captions as the paper chose Valley-702k: balanced by noun phrases, with a question to each."""
+    with needs_datasets():
+        from transformers_valley.data.build import phrases
+        from transformers_valley.data.build.valley_702k import select_captions
+
+    check_output(output)
+    found = select_captions(file, output, phrases.NounPhrases(language_model, workers), least, most, seed)
+    if found.unread:
+        typer.echo(f"{found.unread} records are no captions. The first: {found.first_error}")
+    typer.echo(
+        f"{output}: {found.chosen} of {found.captions} captions. Of {found.phrases} noun phrases {found.rare} are too "
+        f"rare, and {found.frequent} have more than {most} captions."
+    )
+
+
 # --- what the commands share ---
 
 
