@@ -239,6 +239,54 @@ def filter_captions(
     )
 
 
+@app.command(
+    epilog=examples(
+        "valley data build captions.csv -o instruct.jsonl --server http://localhost:8000/v1",
+        "valley data build captions.csv -o instruct.jsonl --server-model gpt-4o --limit 100",
+    )
+)
+def build(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of `video`, `caption` and perhaps `title`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server that writes.", metavar="URL", show_default="OpenAI's"),
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Captions, to try it.", metavar="NUMBER", min=1)] = None,
+    attempts: Annotated[int, typer.Option(help="For each caption.", metavar="NUMBER", min=1)] = 2,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the model.", metavar="NUMBER", show_default="the server's")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+    seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
+) -> None:
+    """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
+    with needs_datasets():
+        from transformers_valley.data.build.valley_instruct import build_instructions
+    from transformers_valley.endpoint import Endpoint
+
+    check_output(output)
+    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    request = {} if temperature is None else {"temperature": temperature}
+    built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
+    for kind in built.rows | built.rejected:
+        typer.echo(f"{kind}: {built.rows[kind]} rows, {built.rejected[kind]} rejected")
+    for reason, count in built.reasons.most_common(5):
+        typer.echo(f"  {count} times: {reason}")
+    if built.unread:
+        typer.echo(f"{built.unread} records are no captions")
+    totals = endpoint.totals
+    typer.echo(
+        f"{output}: {built.rows.total()} rows, {built.rejected.total()} rejected; {totals.sent} requests were sent, "
+        f"{totals.cached} known, {totals.prompt_tokens + totals.completion_tokens} tokens"
+    )
+
+
 # --- what the commands share ---
 
 
