@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Preferences about clips and images to batches of TRL's `DPOTrainer`, whose own collator takes images alone.
 
-Input: rows of [`load_preferences`]. Output: a batch, the better answers first. The trainer hands to the model all that a
-batch holds (huggingface/trl #4002 asks for clips), so that a collator is all it takes.
+Input: rows of [`load_preferences`]. Output: a batch, the better answers first. The trainer hands to the model all that
+a batch holds (huggingface/trl #4002 asks for clips), so that a collator is all it takes.
 """
 
 from typing import Any
