@@ -6,8 +6,9 @@
 
 Each row shows one clip, of which training takes a frame every two seconds. What is timed ends with
 `pixel_values_videos` on one core: reading the row, decoding, resizing, normalizing. Candidates take turns, so that a
-drifting machine hits all of them. "the `Video` column" is what `datasets` itself offers for clips: a decoder of torchcodec, asked for the same
-times. Packing is timed once, with all cores. Prints medians, and the ratios to the clips themselves.
+drifting machine hits all of them. "the `Video` column" is what `datasets` itself offers for clips: a decoder
+of torchcodec, asked for the same times. Packing is timed once, with all cores. Prints
+medians, and the ratios to the clips themselves.
 """
 
 import argparse
