@@ -287,6 +287,40 @@ def build(
     )
 
 
+@app.command(
+    epilog=examples(
+        "valley data judge instruct.jsonl --captions captions.csv -o clean.jsonl --server http://localhost:8000/v1",
+    )
+)
+def judge(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Rows that were written from captions.")],
+    captions: Annotated[str, typer.Option(help="The captions, as for `valley data build`.", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of clean rows.", metavar="FILE")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server that judges.", metavar="URL", show_default="OpenAI's"),
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+) -> None:
+    """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
+    with needs_datasets():
+        from transformers_valley.data.build.hallucinations import check_hallucinations
+    from transformers_valley.endpoint import Endpoint
+
+    check_output(output)
+    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    found = check_hallucinations(file, captions, output, endpoint)
+    for words, count in found.objects.most_common(10):
+        typer.echo(f"  {count} times: {words}")
+    typer.echo(
+        f"{output}: {found.marked} of {found.marked + found.clean} rows speak of objects that their captions do not "
+        f"support, {found.undecided} undecided; these are in {output}.marked.jsonl"
+    )
+
+
 # --- what the commands share ---
 
 
