@@ -3,6 +3,7 @@
 
 import itertools
 import os
+import subprocess
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 
+FLAGS = "bicubic+full_chroma_int+full_chroma_inp+accurate_rnd"  # colours are interpolated, as on a screen
 BARS = 10  # binary digits of a frame's number, the highest first: numbers to 1023
 
 
@@ -82,3 +84,32 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return os.fspath(path)
+
+
+def run_ffmpeg(*arguments: str) -> bytes:
+    """Runs the ffmpeg program; gives what it prints."""
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    return subprocess.run([program, "-v", "error", "-y", *arguments], capture_output=True, check=True).stdout
+
+
+def pictures_of_ffmpeg(path: str, stream: str, width: int, height: int, *options: str) -> np.ndarray:
+    """Gives every picture of a file in order, (N, 3, height, width), as the ffmpeg program writes them."""
+    scale = f"scale={width}:{height}:flags={FLAGS},format=rgb24"
+    data = run_ffmpeg(
+        *options, "-i", path, "-map", stream, *"-fps_mode passthrough -f rawvideo -vf".split(), scale, "-"
+    )
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, height, width, 3).transpose(0, 3, 1, 2)
+
+
+def remux(path, target, options=None, change=lambda stream: None):
+    """Writes a clip's packets into another file, with the muxer's options."""
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options or {}) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        change(stream)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return str(target)

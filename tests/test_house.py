@@ -16,8 +16,9 @@ PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
     {"video_sources"},
-    {"configuration_valley", "video_files"},
-    {"modeling_valley", "video_decoding"},
+    {"configuration_valley", "video_packets"},
+    {"modeling_valley", "video_files"},
+    {"video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
     {"pipeline_valley", "data", "contact_sheet", "model_card"},
@@ -29,6 +30,7 @@ MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
     "video_sources",
+    "video_packets",
     "video_files",
     "video_decoding",
     "video_processing_valley",

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import torch
 
-from .video_files import Clip, Rows, Timeline, decode
+from .video_files import Rows, decode
+from .video_packets import Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
     Pictures,
