@@ -91,11 +91,6 @@ def valley_two_threads(path, rule):
     return valley(path, rule, num_threads=2)
 
 
-def valley_torchcodec(path, rule):
-    frames = sample_video(path, size=224, backend="torchcodec", num_threads=1, **rule).frames
-    return prepare(frames)
-
-
 def prepare(frames):
     """Frames (T, 3, H, W) through the video processor of transformers, whose settings are Valley's."""
     return LlavaNextVideoVideoProcessor()(frames, return_tensors="pt")["pixel_values_videos"][0]
@@ -160,7 +155,6 @@ def wanted_indices(count: int, rate: float, rule: dict) -> list[int]:
 CANDIDATES = {
     "valley": valley,
     "valley, 2 threads": valley_two_threads,
-    "valley, torchcodec": valley_torchcodec,
     "transformers, torchcodec": with_load_video("torchcodec"),
     "transformers, pyav": with_load_video("pyav"),
     "transformers, opencv": with_load_video("opencv"),

@@ -89,7 +89,6 @@ def sample_video(
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     on_error: Literal["raise", "partial"] = "raise",
     num_threads: int | None = None,
-    backend: Literal["auto", "pyav", "torchcodec"] = "auto",
 ) -> SampledVideo:
     """Takes frames out of a clip, evenly in time (`fps`) or a fixed number of them (`num_frames`).
 
@@ -121,8 +120,6 @@ def sample_video(
             for the clip, and `num_lost`.
         num_threads (`int`, *optional*): decoders that may work side by side on a file. By default
             `available_threads()`, and fewer where pictures are large or the work is small.
-        backend (`str`, *optional*, defaults to `"auto"`): what decodes files, `"pyav"` or `"torchcodec"`. `"auto"` is
-            PyAV, which was faster on every clip of `benchmarks/video_sampling.py` but that in AV1 (0.95 of its time).
 
     Returns:
         [`SampledVideo`]
@@ -137,7 +134,6 @@ def sample_video(
     frame_rate = _check_seconds("frame_rate", frame_rate, positive=True)
     num_threads = check_count("num_threads", num_threads)
     _check_choice("on_error", on_error, ("raise", "partial"))
-    _check_choice("backend", backend, ("auto", "pyav", "torchcodec"))
     if size is not None and transform is not None:
         raise ValueError(f"Both size={size} and a transform are given; choose one.")
     with contextlib.ExitStack() as stack:
@@ -152,7 +148,7 @@ def sample_video(
             )
         if hasattr(source, "get_frames_played_at"):
             return _sample_torchcodec(source, name, rule, transform)
-        return _sample_file(source, name, rule, transform, on_error, num_threads or available_threads(), backend)
+        return _sample_file(source, name, rule, transform, on_error, num_threads or available_threads())
 
 
 def count_sampled_frames(
@@ -449,18 +445,17 @@ def _sample_file(
     transform: Callable | None,
     on_error: str,
     num_threads: int,
-    backend: str,
 ) -> SampledVideo:
     with contextlib.closing(Clip(source, name)) as clip:
-        timeline = Timeline.read(clip, count=rule.num_frames is not None or backend == "torchcodec")
+        timeline = Timeline.read(clip, count=rule.num_frames is not None)
         missing = _seconds_missing(clip, timeline, rule)
         if missing and on_error == "raise":
             raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
-        ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
+        ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads)
         if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
             clip.in_order |= clip.disordered
             timeline = Timeline.read(clip, count=rule.num_frames is not None, assume=False)
-            ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
+            ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads)
         if None in shown and on_error == "raise":
             row = shown.index(None)
             reason = f"{shown.count(None)} of the {len(shown)} frames wanted are damaged, the first one at "
@@ -476,19 +471,16 @@ def _sample_file(
             total, indices = clip.stream.frames or None, [round(time * (rate or 0)) for time in times]
         else:
             total, indices = len(timeline.shown), [bisect_left(timeline.shown, pts) for pts in kept]
-        backend = "torchcodec" if backend == "torchcodec" else "pyav"
-        about = _metadata(total, rate, rows.shown_size, timeline.seconds(timeline.stop), backend, indices)
+        about = _metadata(total, rate, rows.shown_size, timeline.seconds(timeline.stop), "pyav", indices)
         return SampledVideo(frames, times, about, _count_lost(shown, name))
 
 
 def _decode_window(
-    clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int, backend: str
+    clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int
 ) -> tuple[list[int], Rows, list[int | None]]:
     """Gives the moments wanted, the frames at them, and when those appeared, all in ticks."""
     ticks = _wanted_ticks(timeline, rule, clip.name)
     rows = Rows(len(ticks), transform, clip.name)
-    if backend == "torchcodec":
-        return ticks, rows, _decode_with_torchcodec(clip, ticks, rows, timeline)
     return ticks, rows, decode(clip, ticks, rows, timeline, num_threads)
 
 
@@ -507,42 +499,6 @@ def _wanted_ticks(timeline: Timeline, rule: SamplingRule, name: str) -> list[int
     start, end = rule.window(timeline.seconds(timeline.stop), name)
     window = timeline.tick(start), min(timeline.tick_after(end), timeline.stop)
     return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window, name)]
-
-
-def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline) -> list[int]:
-    """Takes what is on screen at `ticks` from torchcodec, where the clip itself has been opened and found good.
-
-    torchcodec alone would follow a playlist to other files and addresses.
-    """
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:  # it is not installed, or finds no FFmpeg on the system
-        raise ImportError(
-            "backend='torchcodec' needs the package torchcodec (`pip install torchcodec`) and FFmpeg's shared "
-            "libraries (from the system's packages). backend='pyav' needs neither."
-        ) from error
-    if not isinstance(clip.source, str):
-        clip.source.seek(0)
-    aspect = float(clip.pixel_aspect())
-    indices = [max(0, bisect_right(timeline.shown, tick) - 1) for tick in ticks]
-    shown = [int(timeline.shown[index]) for index in indices]
-    try:
-        decoder = VideoDecoder(clip.source, stream_index=clip.stream.index, num_ffmpeg_threads=1)
-        turned = (decoder.metadata.rotation or 0) % 180 != 0
-        for first in range(0, len(indices), 8):  # never many pictures of the stored size at once
-            batch = decoder.get_frames_at(indices[first : first + 8])
-            expected = [float(pts * clip.stream.time_base) for pts in shown[first : first + 8]]
-            if not clip.in_order and not np.allclose(batch.pts_seconds, expected, rtol=0, atol=1e-3):
-                raise ValueError("it counts other frames than those displayed")
-            height, width = batch.data.shape[2:]
-            width, height = (width, round(height * aspect)) if turned else (round(width * aspect), height)
-            rows.shown_size = (width, height)
-            for row, picture in enumerate(batch.data, first):
-                rows.put(row, scale_frame(picture, width, height))
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = f"torchcodec cannot decode it ({str(error).strip().partition(chr(10))[0]}); try backend='pyav'."
-        raise VideoDecodeError(clip.name, reason) from error
-    return shown
 
 
 def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: Callable | None) -> SampledVideo:
