@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import torch
 
-from .video_files import Rows, decode
+from .video_files import FrameBuffer, decode
 from .video_packets import Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
@@ -361,9 +361,9 @@ def _sample_pictures(
         begins = [i / frame_rate for i in range(pictures.count)]
         length = pictures.count / frame_rate
     indices = rule.picture_indices(pictures.count, begins, length, name).tolist()
-    rows = Rows(len(indices), transform, name)
-    shown, size = _load_pictures(pictures, indices, rows, on_error)
-    frames = rows.finish(shown)
+    buffer = FrameBuffer(len(indices), transform, name)
+    shown, size = _load_pictures(pictures, indices, buffer, on_error)
+    frames = buffer.finish(shown)
     kept = [index for index in shown if index is not None]
     return SampledVideo(
         frames,
@@ -374,19 +374,19 @@ def _sample_pictures(
 
 
 def _load_pictures(
-    pictures: Pictures, indices: list[int], rows: Rows, on_error: str
+    pictures: Pictures, indices: list[int], buffer: FrameBuffer, on_error: str
 ) -> tuple[list[int | None], tuple[int, int]]:
     """Loads each chosen frame once; gives which could be, and the (width, height) of the first before resizing."""
     shape, loaded, shown = None, {}, []
-    for row, index in enumerate(indices):
+    for slot, index in enumerate(indices):
         if index not in loaded:
             try:
-                picture = _to_tensor(pictures.load(index), rows.name)
+                picture = _to_tensor(pictures.load(index), buffer.name)
                 shape = shape or picture.shape
                 if picture.shape != shape:
                     found, expected = f"{picture.shape[2]}x{picture.shape[1]}", f"{shape[2]}x{shape[1]}"
-                    raise VideoDecodeError(rows.name, f"frame {index} is {found}, the first {expected}.")
-                rows.put(row, picture)
+                    raise VideoDecodeError(buffer.name, f"frame {index} is {found}, the first {expected}.")
+                buffer.put(slot, picture)
                 loaded[index] = index
             except VideoDecodeError:
                 if on_error == "raise":
@@ -451,17 +451,17 @@ def _sample_file(
         missing = _seconds_missing(clip, timeline, rule)
         if missing and on_error == "raise":
             raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
-        ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads)
+        ticks, buffer, shown = _decode_window(clip, timeline, rule, transform, num_threads)
         if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
             clip.in_order |= clip.disordered
             timeline = Timeline.read(clip, count=rule.num_frames is not None, assume=False)
-            ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads)
+            ticks, buffer, shown = _decode_window(clip, timeline, rule, transform, num_threads)
         if None in shown and on_error == "raise":
-            row = shown.index(None)
+            slot = shown.index(None)
             reason = f"{shown.count(None)} of the {len(shown)} frames wanted are damaged, the first one at "
-            reason += f"{timeline.seconds(ticks[row]):.1f} s. on_error='partial' leaves them out."
+            reason += f"{timeline.seconds(ticks[slot]):.1f} s. on_error='partial' leaves them out."
             raise VideoDecodeError(name, "it is encrypted." if clip.encrypted else reason)
-        frames = rows.finish(shown)
+        frames = buffer.finish(shown)
         if missing:
             logger.warning("%s is cut off: %s.", name, missing)
         kept = [pts for pts in shown if pts is not None]
@@ -471,17 +471,17 @@ def _sample_file(
             total, indices = clip.stream.frames or None, [round(time * (rate or 0)) for time in times]
         else:
             total, indices = len(timeline.shown), [bisect_left(timeline.shown, pts) for pts in kept]
-        about = _metadata(total, rate, rows.shown_size, timeline.seconds(timeline.stop), "pyav", indices)
+        about = _metadata(total, rate, buffer.shown_size, timeline.seconds(timeline.stop), "pyav", indices)
         return SampledVideo(frames, times, about, _count_lost(shown, name))
 
 
 def _decode_window(
     clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int
-) -> tuple[list[int], Rows, list[int | None]]:
+) -> tuple[list[int], FrameBuffer, list[int | None]]:
     """Gives the moments wanted, the frames at them, and when those appeared, all in ticks."""
     ticks = _wanted_ticks(timeline, rule, clip.name)
-    rows = Rows(len(ticks), transform, clip.name)
-    return ticks, rows, decode(clip, ticks, rows, timeline, num_threads)
+    buffer = FrameBuffer(len(ticks), transform, clip.name)
+    return ticks, buffer, decode(clip, ticks, buffer, timeline, num_threads)
 
 
 def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str | None:
@@ -511,13 +511,13 @@ def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: C
     else:
         wanted = rule.positions([i / rate for i in range(total)], rule.window(length, name), name).tolist()
         take = decoder.get_frames_at
-    rows, times = Rows(len(wanted), transform, name), []
+    buffer, times = FrameBuffer(len(wanted), transform, name), []
     for first in range(0, len(wanted), 8):  # never many pictures of the stored size at once
         batch = take(wanted[first : first + 8])
         pictures = batch.data if batch.data.shape[1] == 3 else batch.data.permute(0, 3, 1, 2)
-        for row, picture in enumerate(pictures.cpu(), first):
-            rows.put(row, picture)
+        for slot, picture in enumerate(pictures.cpu(), first):
+            buffer.put(slot, picture)
         times += [float(seconds) - begin for seconds in batch.pts_seconds]
     indices = [round(time * rate) for time in times] if rule.num_frames is None else wanted
     about = _metadata(total, rate, (about.width, about.height), length, "torchcodec", indices)
-    return SampledVideo(rows.finish(wanted), times, about)
+    return SampledVideo(buffer.finish(wanted), times, about)

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """The wanted frames of a video file as RGB, with PyAV: only groups of pictures that hold a wanted frame are decoded.
 
-Input: a `Clip` and the moments to look at, in ticks of its clock. Output: RGB pictures, one per row.
+Input: a `Clip` and the moments to look at, in ticks of its clock. Output: RGB pictures, one per slot.
 One forward pass with seeks is enough, because packets tell beforehand which pictures are needed.
 """
 
@@ -25,7 +25,7 @@ from .video_packets import LARGEST_STEP_BACK, TIMES_KEPT, Clip, Timeline
 from .video_sources import MAX_PIXELS, VideoDecodeError, check_picture_size
 
 
-__all__ = ["Rows", "decode"]
+__all__ = ["FrameBuffer", "decode"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ UNSPECIFIED_COLORSPACE = 2
 FAITHFUL = "bicubic+full_chroma_int+full_chroma_inp+accurate_rnd"
 
 
-class Rows:
-    """The frames that leave, each put into its row as it comes; several threads may put.
+class FrameBuffer:
+    """The frames that leave, each put into its slot as it comes; several threads may put.
 
     Args:
-        count (`int`): how many rows.
+        count (`int`): how many slots.
         transform (callable, *optional*): what to do with each picture, uint8 (3, H, W) to uint8 (3, h, w).
         name (`str`): what to call the clip in messages.
     """
@@ -57,14 +57,14 @@ class Rows:
         self.geometry = self.shown_size = None
         self.lock = threading.Lock()
 
-    def see(self, clip: Clip, frame: Any) -> "_Geometry":
+    def fix_geometry(self, clip: Clip, frame: Any) -> "_Geometry":
         """Gives what all pictures of the clip become: what the first one is."""
         with self.lock:
             self.geometry = self.geometry or _Geometry.of(clip, frame)
             self.shown_size = self.geometry.shown_size
         return self.geometry
 
-    def put(self, row: int, picture: torch.Tensor) -> None:
+    def put(self, slot: int, picture: torch.Tensor) -> None:
         if self.transform is not None:
             check_picture_size(picture.shape[2], picture.shape[1], self.name)
             picture = self.transform(picture)
@@ -84,16 +84,16 @@ class Rows:
             raise ValueError(
                 f"transform gave a frame of shape {found} after one of {expected}; all must have one shape."
             )
-        self.frames[row] = picture
+        self.frames[slot] = picture
 
     def finish(self, shown: list[int | None]) -> torch.Tensor:
         """Gives the frames that could be had, those that are wanted several times repeated."""
-        kept = [row for row, pts in enumerate(shown) if pts is not None]
+        kept = [slot for slot, pts in enumerate(shown) if pts is not None]
         if self.frames is None or not kept:
             raise VideoDecodeError(self.name, "no frame could be decoded.")
-        for row in range(1, self.count):
-            if shown[row] == shown[row - 1]:
-                self.frames[row] = self.frames[row - 1]
+        for slot in range(1, self.count):
+            if shown[slot] == shown[slot - 1]:
+                self.frames[slot] = self.frames[slot - 1]
         return self.frames if len(kept) == self.count else self.frames[kept]
 
 
@@ -138,14 +138,14 @@ class _Geometry:
 class _Converter:
     """Turns decoded frames into RGB as a player shows them; one per thread."""
 
-    def __init__(self, clip: Clip, rows: Rows):
-        self.clip, self.rows = clip, rows
+    def __init__(self, clip: Clip, buffer: FrameBuffer):
+        self.clip, self.buffer = clip, buffer
         self.graph, self.kind = None, None
 
     def __call__(self, frame: Any) -> torch.Tensor:
         import av
 
-        geometry = self.rows.see(self.clip, frame)
+        geometry = self.buffer.fix_geometry(self.clip, frame)
         if frame.colorspace not in CONVERTED_COLORSPACES:
             frame.colorspace = UNSPECIFIED_COLORSPACE
         kind = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
@@ -180,29 +180,29 @@ class _Converter:
 
 
 class _Decoder:
-    """Feeds packets and puts the wanted pictures into their rows, in display order.
+    """Feeds packets and puts the wanted pictures into their slots, in display order.
 
     What is damaged is found by what FFmpeg reports: a packet that cannot be decoded or was cut short, a picture that
     had to be patched. From there to the next keyframe every picture may lean on the damage, and counts as damaged.
     """
 
-    def __init__(self, clip: Clip, rows: Rows, skip: bool = True):
-        self.clip, self.rows = clip, rows
-        self.convert = _Converter(clip, rows)
+    def __init__(self, clip: Clip, buffer: FrameBuffer, skip: bool = True):
+        self.clip, self.buffer = clip, buffer
+        self.convert = _Converter(clip, buffer)
         self.can_skip = skip and clip.skips_unreferenced()
-        self.wanted = deque()  # (time, row) still to come out
+        self.wanted = deque()  # (time, slot) still to come out
         self.frames = deque()  # the last one at or before the next wanted time, and those after it
         self.disordered = False  # frames came out in another order than that of their times
         self.group = self.order = 0  # keyframes and packets fed so far
         self.key_times = {}  # group -> time of its keyframe
         self.fed = OrderedDict()  # time of a packet fed lately -> (group, order)
         self.damage = {}  # group -> order of the first damaged packet in it
-        self.taken = []  # (row, time wanted, (group, order) of that picture, time of the frame put into the row)
+        self.taken = []  # (slot, time wanted, (group, order) of that picture, time of the frame put into the slot)
 
     def feed(self, packet: Any, skippable: bool = False) -> None:
         import av
 
-        place = self._place(packet)
+        place = self._locate(packet)
         self.clip.encrypted |= packet is not None and packet.has_sidedata("encryption_info")
         self.clip.codec.skip_frame = "NONREF" if skippable and self.can_skip else "DEFAULT"
         try:
@@ -218,9 +218,9 @@ class _Decoder:
             if frame.pts is not None:
                 self.disordered |= bool(self.frames) and frame.pts <= self.frames[-1].pts
                 self.frames.append(frame)
-        self._settle()
+        self._take_frames()
 
-    def _place(self, packet: Any) -> tuple[int, int] | None:
+    def _locate(self, packet: Any) -> tuple[int, int] | None:
         if packet is None:
             return None
         if packet.is_keyframe:
@@ -242,60 +242,64 @@ class _Decoder:
         if self.clip.codec.is_open:
             self.feed(None)
             self.clip.codec.flush_buffers()
-            self._settle(last=True)
+            self._take_frames(last=True)
             self.frames.clear()
 
     def forget_before(self, pts: float) -> None:
         while len(self.frames) > 1 and self.frames[1].pts <= pts:
             self.frames.popleft()
 
-    def want(self, pts: int, row: int) -> None:
-        self.wanted.append((pts, row))
-        self._settle()
+    def want(self, pts: int, slot: int) -> None:
+        self.wanted.append((pts, slot))
+        self._take_frames()
 
-    def _settle(self, last: bool = False) -> None:
+    def _take_frames(self, last: bool = False) -> None:
         while self.wanted and self.frames:
-            pts, row = self.wanted[0]
+            pts, slot = self.wanted[0]
             self.forget_before(pts)
             found = self.frames[0].pts == pts
             if not (found or last or self.frames[-1].pts > pts):
                 return
-            self.rows.put(row, self.convert(self.frames[0]))
-            self.taken.append((row, pts, self.fed.get(pts), self.frames[0].pts))
+            self.buffer.put(slot, self.convert(self.frames[0]))
+            self.taken.append((slot, pts, self.fed.get(pts), self.frames[0].pts))
             self.wanted.popleft()
 
     def damaged(self) -> set[int]:
-        """Gives the rows whose picture is damaged, or never came and has none before it to stand in."""
-        hurt = {row for row, pts, place, put in self.taken if put > pts or (place and self._is_hurt(pts, *place))}
-        return hurt | {row for _, row in self.wanted}
+        """Gives the slots whose picture is damaged, or never came and has none before it to stand in."""
+        found = {
+            slot for slot, pts, place, put in self.taken if put > pts or (place and self._is_damaged(pts, *place))
+        }
+        return found | {slot for _, slot in self.wanted}
 
-    def _is_hurt(self, pts: int, group: int, order: int) -> bool:
+    def _is_damaged(self, pts: int, group: int, order: int) -> bool:
         leads = self.key_times.get(group) is not None and pts < self.key_times[group]
         return order >= self.damage.get(group, math.inf) or (leads and group - 1 in self.damage)
 
     def absent(self) -> set[int]:
-        """Gives the rows whose own picture did not come out."""
-        return {row for row, pts, _, put in self.taken if put != pts} | {row for _, row in self.wanted}
+        """Gives the slots whose own picture did not come out."""
+        return {slot for slot, pts, _, put in self.taken if put != pts} | {slot for _, slot in self.wanted}
 
 
-def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_threads: int = 1) -> list[int | None]:
-    """Decodes what is on screen at `ticks` into the rows, and little else.
+def decode(
+    clip: Clip, ticks: list[int], buffer: FrameBuffer, timeline: Timeline, num_threads: int = 1
+) -> list[int | None]:
+    """Decodes what is on screen at `ticks` into the slots, and little else.
 
-    Where `clip.disordered` is set afterwards, times go back and forth in the file and the rows are not to be used.
+    Where `clip.disordered` is set afterwards, times go back and forth in the file and the slots are not to be used.
 
     Returns:
-        `list[int | None]`: when the picture of each row appeared, in ticks; `None` where it is damaged.
+        `list[int | None]`: when the picture of each slot appeared, in ticks; `None` where it is damaged.
     """
     if clip.in_order:
-        return _decode_in_order(clip, ticks, rows, timeline)
+        return _decode_in_order(clip, ticks, buffer, timeline)
     shown = [None] * len(ticks)
     parts = _split(clip, ticks, num_threads)
     if len(parts) == 1:
-        doubtful = _decode_part(clip, ticks, rows, timeline, parts[0], shown)
+        doubtful = _decode_part(clip, ticks, buffer, timeline, parts[0], shown)
     else:
-        _decode_part(clip, ticks[:1], rows, timeline, [0], [None])  # its size is that of all the others
+        _decode_part(clip, ticks[:1], buffer, timeline, [0], [None])  # its size is that of all the others
         with ThreadPoolExecutor(len(parts)) as pool:
-            work = [pool.submit(_decode_part_apart, clip, ticks, rows, timeline, part, shown) for part in parts]
+            work = [pool.submit(_decode_part_apart, clip, ticks, buffer, timeline, part, shown) for part in parts]
             results = [done.result() for done in work]
         doubtful = set().union(*(result[0] for result in results))
         clip.disordered |= any(result[1] for result in results)
@@ -304,9 +308,9 @@ def decode(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline, num_thr
     clip.disordered |= found != sorted(found)
     if doubtful and not clip.disordered:
         # A keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out.
-        again = [row for row in range(len(ticks)) if row in doubtful]
+        again = [slot for slot in range(len(ticks)) if slot in doubtful]
         logger.debug("%s: a second look at %d frames.", clip.name, len(again))
-        _decode_part(clip, ticks, rows, timeline, again, shown, second_look=True)
+        _decode_part(clip, ticks, buffer, timeline, again, shown, second_look=True)
     return shown
 
 
@@ -318,51 +322,51 @@ def _decode_part_apart(clip: Clip, *arguments: Any) -> tuple[set[int], bool, boo
 def _decode_part(
     clip: Clip,
     ticks: list[int],
-    rows: Rows,
+    buffer: FrameBuffer,
     timeline: Timeline,
     part: list[int],
     shown: list[int | None],
     second_look: bool = False,
 ) -> set[int]:
-    """Decodes some of the rows and fills in `shown`; returns the rows that may be wrong.
+    """Decodes some of the slots and fills in `shown`; returns the slots that may be wrong.
 
-    After a second look a row is either right, or damaged and `None`. A picture that does not come out without any
+    After a second look a slot is either right, or damaged and `None`. A picture that does not come out without any
     sign of damage (a second field, a "not coded" picture) is one that a player does not show either: the one before
     it stays on screen.
     """
-    decoder = _Decoder(clip, rows, skip=not second_look)
+    decoder = _Decoder(clip, buffer, skip=not second_look)
     reader = _SparseReader(clip, decoder, timeline.last, runup=int(second_look))
-    first_row = {}
-    for row in part:
-        pts = shown[row] = reader.find(ticks[row])
-        if pts is not None and pts not in first_row:
-            first_row[pts] = row
-            reader.fetch(pts, row)
+    first_slot = {}
+    for slot in part:
+        pts = shown[slot] = reader.find(ticks[slot])
+        if pts is not None and pts not in first_slot:
+            first_slot[pts] = slot
+            reader.fetch(pts, slot)
     decoder.drain()
     clip.disordered |= decoder.disordered
     wrong = decoder.damaged() if second_look else decoder.damaged() | decoder.absent()
-    wrong_times = {shown[row] for row in wrong}
-    doubtful = {row for row in part if shown[row] is None or shown[row] in wrong_times}
+    wrong_times = {shown[slot] for slot in wrong}
+    doubtful = {slot for slot in part if shown[slot] is None or shown[slot] in wrong_times}
     if second_look:
-        for row in doubtful:
-            shown[row] = None
+        for slot in doubtful:
+            shown[slot] = None
     return doubtful
 
 
 def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
-    """Cuts the rows into parts that share no group of pictures and cost about the same, where threads pay."""
+    """Cuts the slots into parts that share no group of pictures and cost about the same, where threads pay."""
     everything = [list(range(len(ticks)))]
     pixels = max(1, clip.stream.width * clip.stream.height)
     fitting = MAX_DECODERS_BYTES // (BYTES_PER_PIXEL_IN_A_DECODER * pixels)
     if min(num_threads, fitting) < 2 or not clip.indexed or not isinstance(clip.source, str | io.BytesIO):
         return everything
     entries = clip.stream.index_entries
-    groups = {}  # keyframe -> rows
-    for row, tick in enumerate(ticks):
-        groups.setdefault(clip.find_keyframe(tick - clip.delay), []).append(row)
+    groups = {}  # keyframe -> slots
+    for slot, tick in enumerate(ticks):
+        groups.setdefault(clip.find_keyframe(tick - clip.delay), []).append(slot)
     if -1 in groups:
         return everything
-    costs = [ticks[rows[-1]] - entries[key].timestamp - clip.delay for key, rows in groups.items()]
+    costs = [ticks[slots[-1]] - entries[key].timestamp - clip.delay for key, slots in groups.items()]
     seconds = float(sum(costs) * clip.stream.time_base)
     if seconds * float(clip.rate or 25) * pixels < MIN_WORTH_SPLITTING:
         return everything
@@ -371,18 +375,18 @@ def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
     cuts = [bisect.bisect_left(ends, ends[-1] * part / count) for part in range(1, count)]
     parts = []
     for begin, stop in itertools.pairwise([0, *sorted({cut + 1 for cut in cuts if cut + 1 < len(ends)}), len(ends)]):
-        parts.append([row for rows in list(groups.values())[begin:stop] for row in rows])
+        parts.append([slot for slots in list(groups.values())[begin:stop] for slot in slots])
     return parts
 
 
-def _decode_in_order(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline) -> list[int | None]:
+def _decode_in_order(clip: Clip, ticks: list[int], buffer: FrameBuffer, timeline: Timeline) -> list[int | None]:
     """Decodes from the beginning until the last picture wanted; pictures are told by counting."""
     numbers = [max(0, bisect.bisect_right(timeline.shown, tick) - 1) for tick in ticks]
-    first_row = {number: row for row, number in reversed(list(enumerate(numbers)))}
-    good, convert = set(), _Converter(clip, rows)
+    first_slot = {number: slot for slot, number in reversed(list(enumerate(numbers)))}
+    good, convert = set(), _Converter(clip, buffer)
     for number, (frame, damaged) in enumerate(clip.frames()):
-        if number in first_row and not damaged:
-            rows.put(first_row[number], convert(frame))
+        if number in first_slot and not damaged:
+            buffer.put(first_slot[number], convert(frame))
             good.add(number)
         if number >= numbers[-1]:
             break
@@ -437,16 +441,16 @@ class _SparseReader:
         self.known = [pts for pts in self.known if pts >= on_screen]
         return on_screen
 
-    def fetch(self, pts: int, row: int) -> None:
+    def fetch(self, pts: int, slot: int) -> None:
         """Decodes up to the picture at `pts`, unless another one has needed it already."""
         waits = any(packet.pts == pts for packet in self.group)
         if waits:
-            self._part_from_the_past()
-        self.decoder.want(pts, row)
+            self._start_group()
+        self.decoder.want(pts, slot)
         while waits and self._feed_next(pts) != pts:
             pass
 
-    def _part_from_the_past(self) -> None:
+    def _start_group(self) -> None:
         """Empties the decoder where the group does not follow what it had; what is wanted comes out here or never."""
         if self.fresh:
             self.decoder.drain()
@@ -492,7 +496,7 @@ class _SparseReader:
     def _decode_passed(self, tick: int) -> None:
         """Bounds the memory of a very long group of pictures: decodes the part that is certainly over at `tick`."""
         on_screen = max((pts for pts in self.known if pts <= tick), default=-math.inf)
-        self._part_from_the_past()
+        self._start_group()
         while self.group_bytes > MAX_HELD_BYTES and self.group[0].pts is not None and self.group[0].pts < on_screen:
             self._feed_next(on_screen)
             self.decoder.forget_before(on_screen)

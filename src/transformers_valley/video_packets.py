@@ -65,7 +65,7 @@ class Clip:
         self.encrypted = self.disordered = self.leading_shown = False  # as far as read
         self.in_order = False  # all has to be decoded: packets do not tell which pictures come out when
 
-    def is_told_by_decoding_only(self) -> bool:
+    def needs_decoding_for_times(self) -> bool:
         """Whether it is known beforehand that packets do not tell which pictures come out when."""
         avi, codec = self.container.format.name == "avi", self.codec.name
         if avi and codec in ("h264", "hevc"):  # its times are wrong for pictures displayed out of order
@@ -310,7 +310,7 @@ class Timeline:
         from what was read.
         """
         timeline = None
-        clip.in_order = clip.in_order or clip.is_told_by_decoding_only()
+        clip.in_order = clip.in_order or clip.needs_decoding_for_times()
         if clip.indexed and not clip.in_order:
             timeline = cls._read_ends(clip)
             if timeline and count:
@@ -323,18 +323,18 @@ class Timeline:
     def _read_ends(cls, clip: Clip) -> "Timeline | None":
         tick = clip.stream.time_base
         length = clip.stream.duration or (clip.container.duration and int(clip.container.duration / 10**6 / tick))
-        head = list(_Facts.until_known(clip, clip.packets()))
-        if not length or not _Facts.usable(head):
+        head = list(PacketInfo.until_known(clip, clip.packets()))
+        if not length or not PacketInfo.usable(head):
             return None
-        key = next(fact for fact in head if fact.key)
-        if any(fact.pts < key.pts and not fact.hidden for fact in head):
+        key = next(info for info in head if info.key)
+        if any(info.pts < key.pts and not info.hidden for info in head):
             return None  # they may be shown or not
-        first = _Facts.shown(head)[0].pts
-        tail = [_Facts.of(clip, packet) for packet in clip.seek(first + length)]
-        if not _Facts.usable(tail) or not tail[0].key:
+        first = PacketInfo.shown(head)[0].pts
+        tail = [PacketInfo.of(clip, packet) for packet in clip.seek(first + length)]
+        if not PacketInfo.usable(tail) or not tail[0].key:
             return None
         clip.learn_delay(head[0].pts)
-        last = _Facts.shown(tail)[-1]
+        last = PacketInfo.shown(tail)[-1]
         return cls(first, last.pts, last.end(clip), tick)
 
     def _with_index(self, clip: Clip) -> "Timeline | None":
@@ -354,18 +354,18 @@ class Timeline:
         clip.open()
         key, last, clock, times = None, None, -math.inf, array("q")
         for packet in clip.packets():
-            fact = _Facts.of(clip, packet)
-            key = key or (fact if fact.key else None)
-            if key is None or fact.hidden:
+            info = PacketInfo.of(clip, packet)
+            key = key or (info if info.key else None)
+            if key is None or info.hidden:
                 continue
-            if fact.pts is None or key.pts is None:
+            if info.pts is None or key.pts is None:
                 return None
-            if fact.dts is not None:
-                if (fact.dts - clock) * clip.stream.time_base < -LARGEST_STEP_BACK:
+            if info.dts is not None:
+                if (info.dts - clock) * clip.stream.time_base < -LARGEST_STEP_BACK:
                     return None
-                clock = fact.dts
-            times.append(fact.pts)
-            last = fact if last is None or fact.pts >= last.pts else last
+                clock = info.dts
+            times.append(info.pts)
+            last = info if last is None or info.pts >= last.pts else last
         if last is None:
             return None
         times = np.sort(np.frombuffer(times, dtype=np.int64))
@@ -385,7 +385,7 @@ class Timeline:
         clip.in_order = True
         rate = clip.stream.guessed_rate or clip.stream.average_rate or Fraction(25)
         step = max(1, round(1 / (rate * clip.stream.time_base)))
-        shown, decoded = _Clock(step), _Clock(step)
+        shown, decoded = _RisingTimes(step), _RisingTimes(step)
         lasts = step
         for frame, _ in clip.frames():
             shown.add(frame.pts)
@@ -411,7 +411,7 @@ class Timeline:
         return float((tick - self.first) * self.tick_seconds)
 
 
-class _Clock:
+class _RisingTimes:
     """Times of frames as they come out, made to rise by `step` where they do not."""
 
     def __init__(self, step: int):
@@ -425,8 +425,8 @@ class _Clock:
 
 
 @dataclass(slots=True)
-class _Facts:
-    """What a packet says about its picture."""
+class PacketInfo:
+    """What a packet says about its frame, before anything is decoded."""
 
     pts: int | None
     dts: int | None
@@ -435,31 +435,31 @@ class _Facts:
     hidden: bool
 
     @classmethod
-    def of(cls, clip: Clip, packet: Any) -> "_Facts":
+    def of(cls, clip: Clip, packet: Any) -> "PacketInfo":
         return cls(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, clip.is_hidden(packet))
 
     @classmethod
-    def until_known(cls, clip: Clip, packets: Iterator[Any]) -> Iterator["_Facts"]:
+    def until_known(cls, clip: Clip, packets: Iterator[Any]) -> Iterator["PacketInfo"]:
         """Gives the first packets, until none that follows can be shown before them."""
         earliest = math.inf
         for packet in packets:
-            fact = cls.of(clip, packet)
-            yield fact
-            if fact.pts is None or (fact.dts is not None and fact.dts >= earliest):
+            info = cls.of(clip, packet)
+            yield info
+            if info.pts is None or (info.dts is not None and info.dts >= earliest):
                 return
-            if not fact.hidden:
-                earliest = min(earliest, fact.pts)
+            if not info.hidden:
+                earliest = min(earliest, info.pts)
 
     @staticmethod
-    def usable(facts: list["_Facts"]) -> bool:
-        return all(fact.pts is not None for fact in facts) and bool(_Facts.shown(facts))
+    def usable(packets: list["PacketInfo"]) -> bool:
+        return all(info.pts is not None for info in packets) and bool(PacketInfo.shown(packets))
 
     @staticmethod
-    def shown(facts: list["_Facts"]) -> list["_Facts"]:
+    def shown(packets: list["PacketInfo"]) -> list["PacketInfo"]:
         """Gives what is displayed, in that order: nothing that leans on a picture before the first keyframe."""
-        start = next((i for i, fact in enumerate(facts) if fact.key), len(facts))
-        displayed = [fact for fact in facts[start:] if not fact.hidden and fact.pts >= facts[start].pts]
-        return sorted(displayed, key=lambda fact: fact.pts)
+        start = next((i for i, info in enumerate(packets) if info.key), len(packets))
+        displayed = [info for info in packets[start:] if not info.hidden and info.pts >= packets[start].pts]
+        return sorted(displayed, key=lambda info: info.pts)
 
     def end(self, clip: Clip) -> int:
         rate = clip.stream.guessed_rate or clip.rate
