@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from .video_packets import Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
     Pictures,
+    SharedFile,
     VideoDecodeError,
     VideoSegment,
     download_video,
     load_image,
+    lock_of,
     resolve,
     unwrap_segment,
 )
@@ -439,7 +441,7 @@ def scale_frame(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def _sample_file(
-    source: str | BinaryIO,
+    source: str | SharedFile,
     name: str,
     rule: SamplingRule,
     transform: Callable | None,
@@ -513,7 +515,8 @@ def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: C
         take = decoder.get_frames_at
     buffer, times = FrameBuffer(len(wanted), transform, name), []
     for first in range(0, len(wanted), 8):  # never many pictures of the stored size at once
-        batch = take(wanted[first : first + 8])
+        with lock_of(decoder):
+            batch = take(wanted[first : first + 8])
         pictures = batch.data if batch.data.shape[1] == 3 else batch.data.permute(0, 3, 1, 2)
         for slot, picture in enumerate(pictures.cpu(), first):
             buffer.put(slot, picture)

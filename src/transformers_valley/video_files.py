@@ -7,7 +7,6 @@ One forward pass with seeks is enough, because packets tell beforehand which pic
 
 import bisect
 import contextlib
-import io
 import itertools
 import logging
 import math
@@ -358,7 +357,7 @@ def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
     everything = [list(range(len(ticks)))]
     pixels = max(1, clip.stream.width * clip.stream.height)
     fitting = MAX_DECODERS_BYTES // (BYTES_PER_PIXEL_IN_A_DECODER * pixels)
-    if min(num_threads, fitting) < 2 or not clip.indexed or not isinstance(clip.source, str | io.BytesIO):
+    if min(num_threads, fitting) < 2 or not clip.indexed or not clip.can_open_again():
         return everything
     entries = clip.stream.index_entries
     groups = {}  # keyframe -> slots

@@ -15,11 +15,11 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from .video_sources import MAX_PIXELS, VideoDecodeError
+from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError
 
 
 __all__ = ["LARGEST_STEP_BACK", "TIMES_KEPT", "Clip", "Timeline"]
@@ -48,16 +48,16 @@ class Clip:
     """The video stream of one open file: its packets in decode order, and what the container knows.
 
     Args:
-        source (`str` or binary file): what to open.
+        source (`str` or `SharedFile`): what to open.
         name (`str`): what to call it in messages.
 
     Raises:
-        `VideoDecodeError`: it is no video, or claims what no memory holds.
+        `VideoDecodeError`: it is not a video, or claims what no memory holds.
     """
 
-    def __init__(self, source: str | BinaryIO, name: str):
+    def __init__(self, source: str | SharedFile, name: str):
         self.source, self.name = source, name
-        self.container = None
+        self.container = self.file = None
         self.open()
         self.indexed = self.container.format.name in INDEXED_CONTAINERS
         self.first_key = None  # when the first keyframe appears, where pictures before it are shown
@@ -84,16 +84,15 @@ class Clip:
         from av.stream import Discard
 
         self.close()
-        if not isinstance(self.source, str):
-            self.source.seek(0)
-        file = f"file:{self.source}" if isinstance(self.source, str) else self.source
+        self.file = f"file:{self.source}" if isinstance(self.source, str) else _FileForFFmpeg(self.source)
         limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         limited_codec = {"max_pixels": str(MAX_PIXELS)}
         try:
             self.container = av.open(
-                file, options=limited_codec, container_options=limits, metadata_errors="ignore", mode="r"
+                self.file, options=limited_codec, container_options=limits, metadata_errors="ignore", mode="r"
             )
         except av.FFmpegError as error:
+            self._raise_read_error()
             raise VideoDecodeError(self.name, self._why_not_opened(error)) from error
         self.stream = self._choose_stream()
         for other in self.container.streams:
@@ -104,25 +103,23 @@ class Clip:
         self.codec.options = limited_codec
         self.rate = self.stream.average_rate or self.stream.guessed_rate
 
+    def can_open_again(self) -> bool:
+        """Whether it costs nothing to read at two places at once: other file objects may fetch from far away."""
+        return isinstance(self.source, str) or isinstance(self.source.file, io.BytesIO)
+
     def another(self) -> "Clip | None":
-        """Opens the file a second time, to read at two places at once; a shared file object cannot be."""
-        if not isinstance(self.source, str | io.BytesIO):
+        """Opens the file a second time, to read at two places at once."""
+        if not self.can_open_again():
             return None
-        source = self.source if isinstance(self.source, str) else io.BytesIO(self.source.getvalue())
-        clip = Clip(source, self.name)
+        clip = Clip(self.source, self.name)
         clip.seek(0)  # Matroska reads its index at the first seek
         clip.indexed, clip.delay = self.indexed, self.delay
         clip.first_key, clip.leading_shown = self.first_key, self.leading_shown
         return clip
 
     def _size_and_head(self) -> tuple[int, bytes]:
-        """Gives the file's size and its first bytes; FFmpeg reads on where it stood."""
-        with contextlib.ExitStack() as stack:
-            if isinstance(self.source, str):
-                file = stack.enter_context(open(self.source, "rb"))
-            else:
-                file = self.source
-                stack.callback(file.seek, file.tell())
+        """Gives the file's size and its first bytes."""
+        with open(self.source, "rb") if isinstance(self.source, str) else SharedFile(self.source.file) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             return size, file.read(128)
@@ -149,7 +146,11 @@ class Clip:
         return stream
 
     def packets(self) -> Iterator[Any]:
-        """Gives the packets from where the file stands to its end, or to where it cannot be read any further."""
+        """Gives the packets from where the file stands to its end, or to where it is corrupt.
+
+        Raises:
+            Exception: what the source's own `read` or `seek` raised.
+        """
         import av
 
         try:
@@ -160,6 +161,11 @@ class Clip:
                     yield packet
         except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end of a file that gained a stream
             logger.debug("%s: reading ends early: %s", self.name, error)
+        self._raise_read_error()
+
+    def _raise_read_error(self) -> None:
+        if isinstance(self.file, _FileForFFmpeg) and self.file.error is not None:
+            raise self.file.error
 
     def frames(self) -> Iterator[tuple[Any, bool]]:
         """Decodes everything in order; gives each frame, and whether it is damaged."""
@@ -194,6 +200,7 @@ class Clip:
         try:
             self.container.seek(_within_limits(timestamp), stream=self.stream)
         except av.FFmpegError:
+            self._raise_read_error()
             return iter(())
         return self.packets()
 
@@ -253,6 +260,32 @@ class Clip:
     def close(self) -> None:
         if self.container is not None:
             self.container.close()
+
+
+class _FileForFFmpeg:
+    """A view of a shared file that keeps the first error and then seems to end.
+
+    FFmpeg reads on after an error, and PyAV prints each that it did not raise, with its traceback.
+    """
+
+    def __init__(self, source: SharedFile):
+        self.file = SharedFile(source.file)
+        self.tell = self.file.tell
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.file.error
+
+    def read(self, size: int) -> bytes:
+        if self.error is None:
+            with contextlib.suppress(BaseException):  # Ctrl-C among them, which would be lost inside FFmpeg
+                return self.file.read(size)
+        return b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with contextlib.suppress(BaseException):
+            return self.file.seek(offset, whence)
+        return 0
 
 
 def _within_limits(timestamp: int) -> int:
