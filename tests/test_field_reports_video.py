@@ -4,11 +4,14 @@
 The list grows with every report: name the kind, cite the thread as `owner/repo #n`, add cases that it does not name.
 """
 
+import gc
 import io
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,7 @@ from clips import numbered_frame, read_number, write_clip
 from PIL import Image
 
 from transformers_valley import ValleyVideoProcessor
-from transformers_valley.video_decoding import sample_video
+from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
 
 def field_report(*threads: str):
@@ -106,3 +109,42 @@ def test_an_error_of_a_file_object_is_raised_and_not_printed(calls, error, metho
             sample_video(file, fps=1, start=start)
     assert caught.value is error
     assert capfd.readouterr().err == ""
+
+
+# Files that stay open ------------------------------------------------------------------------------------------
+
+
+@field_report("PyAV-Org/PyAV #286")
+@pytest.mark.parametrize("kind", ["sound alone", "too many pixels", "start past the end", "corrupt", "playlist"])
+def test_refused_files_are_closed(kind, clip, tmp_path, monkeypatch):
+    path, rule = tmp_path / "refused.mp4", {}
+    path.write_bytes(Path(clip).read_bytes())
+    if kind == "sound alone":
+        write_sound(path)
+    elif kind == "too many pixels":
+        monkeypatch.setattr("transformers_valley.video_packets.MAX_PIXELS", 10)
+    elif kind == "start past the end":
+        rule = {"start": 1000.0}
+    elif kind == "corrupt":
+        path.write_bytes(path.read_bytes()[:2000])
+    else:
+        path.write_text("#EXTM3U\n#EXTINF:1,\nclip.mp4\n")
+    gc.disable()  # as training loops do
+    try:
+        before, errors = os.listdir("/proc/self/fd"), []
+        for _ in range(5):
+            with pytest.raises(VideoDecodeError) as caught:
+                sample_video(path, **rule)
+            errors.append(caught.value)  # with the frames of its traceback
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()
+
+
+def write_sound(path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

@@ -58,7 +58,11 @@ class Clip:
     def __init__(self, source: str | SharedFile, name: str):
         self.source, self.name = source, name
         self.container = self.file = None
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
         self.indexed = self.container.format.name in INDEXED_CONTAINERS
         self.first_key = None  # when the first keyframe appears, where pictures before it are shown
         self.delay = 0  # of the first picture after its time in the index
