@@ -4,10 +4,14 @@
 The list grows with every report: name the kind, cite the thread as `owner/repo #n`, add cases that it does not name.
 """
 
+import contextlib
 import gc
 import io
 import os
 import re
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -115,6 +119,7 @@ def test_an_error_of_a_file_object_is_raised_and_not_printed(calls, error, metho
 
 
 @field_report("PyAV-Org/PyAV #286")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not list open files")
 @pytest.mark.parametrize("kind", ["sound alone", "too many pixels", "start past the end", "corrupt", "playlist"])
 def test_refused_files_are_closed(kind, clip, tmp_path, monkeypatch):
     path, rule = tmp_path / "refused.mp4", {}
@@ -148,3 +153,44 @@ def write_sound(path) -> None:
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+# Forks ---------------------------------------------------------------------------------------------------------
+
+FORKS = """
+import multiprocessing, sys
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers_valley import ValleyVideoProcessor
+
+torch.set_num_threads(2)
+pixels = torch.randint(0, 256, (8, 3, 480, 640), dtype=torch.uint8)
+images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels]
+clips = {"clip": sys.argv[1], "array": pixels, "images": [images]}
+processor = ValleyVideoProcessor()
+
+def count(row):
+    return {"frames": int(processor(clips[row["name"]])["video_num_frames"][0])}
+
+rows = [{"name": name} for name in clips]
+expected = list(map(count, rows))  # torch's threads start
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(count, rows) == expected
+counted = Dataset.from_list(rows).map(count, num_proc=2)
+assert counted["frames"][:] == [row["frames"] for row in expected] and torch.get_num_threads() == 2
+"""
+
+
+@field_report("huggingface/datasets #5094", "huggingface/datasets #5786", "huggingface/lerobot #2488")
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+def test_processes_forked_after_the_first_clip_do_not_hang(clip):
+    """Clips, arrays and images, by `datasets` and by a plain pool."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    process = subprocess.Popen([sys.executable, "-c", FORKS, clip], env=environment, start_new_session=True)
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,7 @@ __all__ = [
     "sample_video",
     "scale_frame",
     "uniform_indices",
+    "use_one_thread_in_forks",
 ]
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ def sample_video(
     _check_choice("on_error", on_error, ("raise", "partial"))
     if size is not None and transform is not None:
         raise ValueError(f"Both size={size} and a transform are given; choose one.")
+    use_one_thread_in_forks()
     with contextlib.ExitStack() as stack:
         source, name = resolve(source, stack)
         if size is not None:
@@ -193,6 +195,17 @@ def available_threads() -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), cores))
+
+
+@cache
+def use_one_thread_in_forks() -> None:
+    """
+    Sets torch to one thread in processes that are forked from this one, such as those of `datasets.map(num_proc=2)`.
+
+    A fork has none of the threads that torch has started and would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def uniform_indices(n: int, num_frames: int) -> np.ndarray:
