@@ -462,15 +462,20 @@ def _sample_file(
     num_threads: int,
 ) -> SampledVideo:
     with contextlib.closing(Clip(source, name)) as clip:
-        timeline = Timeline.read(clip, count=rule.num_frames is not None)
-        missing = _seconds_missing(clip, timeline, rule)
-        if missing and on_error == "raise":
-            raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
-        ticks, buffer, shown = _decode_window(clip, timeline, rule, transform, num_threads)
-        if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
-            clip.in_order |= clip.disordered
-            timeline = Timeline.read(clip, count=rule.num_frames is not None, assume=False)
-            ticks, buffer, shown = _decode_window(clip, timeline, rule, transform, num_threads)
+        assume = True
+        while True:
+            timeline = Timeline.read(clip, rule.num_frames is not None, assume)
+            missing = _seconds_missing(clip, timeline, rule)
+            if missing and on_error == "raise":
+                raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
+            ticks = _wanted_ticks(timeline, rule, name)
+            buffer = FrameBuffer(len(ticks), transform, name)
+            known = clip.in_order, clip.false_keyframes
+            shown = decode(clip, ticks, buffer, timeline, num_threads)
+            uneven = timeline.assumed and shown != ticks and None not in shown
+            if (clip.in_order, clip.false_keyframes) == known and not uneven:
+                break
+            assume = False
         if None in shown and on_error == "raise":
             slot = shown.index(None)
             reason = f"{shown.count(None)} of the {len(shown)} frames wanted are damaged, the first one at "
@@ -488,15 +493,6 @@ def _sample_file(
             total, indices = len(timeline.shown), [bisect_left(timeline.shown, pts) for pts in kept]
         about = _metadata(total, rate, buffer.shown_size, timeline.seconds(timeline.stop), "pyav", indices)
         return SampledVideo(frames, times, about, _count_lost(shown, name))
-
-
-def _decode_window(
-    clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int
-) -> tuple[list[int], FrameBuffer, list[int | None]]:
-    """Gives the moments wanted, the frames at them, and when those appeared, all in ticks."""
-    ticks = _wanted_ticks(timeline, rule, clip.name)
-    buffer = FrameBuffer(len(ticks), transform, clip.name)
-    return ticks, buffer, decode(clip, ticks, buffer, timeline, num_threads)
 
 
 def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str | None:

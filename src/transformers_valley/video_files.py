@@ -192,6 +192,8 @@ class _Decoder:
         self.wanted = deque()  # (time, slot) still to come out
         self.frames = deque()  # the last one at or before the next wanted time, and those after it
         self.disordered = False  # frames came out in another order than that of their times
+        self.keyframe = None  # time of the keyframe fed after the last flush, until a frame comes out
+        self.false_keyframes = self.lost_keyframes = False  # keyframes came out as other frames, or not at all
         self.group = self.order = 0  # keyframes and packets fed so far
         self.key_times = {}  # group -> time of its keyframe
         self.fed = OrderedDict()  # time of a packet fed lately -> (group, order)
@@ -212,6 +214,7 @@ class _Decoder:
         if packet is not None and packet.is_corrupt and self.clip.container.format.name != "mpegts":
             self._note_damage(place)  # in a transport stream it may mean no more than that recordings were joined
         for frame in frames:
+            self._check_keyframe(frame)
             if frame.is_corrupt:
                 self._note_damage(self.fed.get(frame.pts, place))
             if frame.pts is not None:
@@ -222,7 +225,7 @@ class _Decoder:
     def _locate(self, packet: Any) -> tuple[int, int] | None:
         if packet is None:
             return None
-        if packet.is_keyframe:
+        if packet.is_keyframe and not (self.group and self.clip.false_keyframes):
             self.group += 1
             self.key_times[self.group] = packet.pts
         self.order += 1
@@ -230,6 +233,28 @@ class _Decoder:
         if len(self.fed) > TIMES_KEPT:
             self.fed.popitem(last=False)
         return (self.group, self.order)
+
+    def expect_keyframe(self, packet: Any) -> None:
+        """Checks that the packet fed next, the first after a flush, comes out as a keyframe."""
+        certain = self.clip.false_keyframes or self.clip.codec.codec.intra_only or self.clip.is_hidden(packet)
+        self.keyframe = None if certain else packet.pts
+
+    def _check_keyframe(self, frame: Any) -> None:
+        if self.keyframe is not None and frame.pts is not None and frame.pts >= self.keyframe:
+            self.false_keyframes |= frame.pts == self.keyframe and not frame.key_frame
+            self.lost_keyframes |= frame.pts > self.keyframe
+            self.keyframe = None
+        if self.clip.false_keyframes and frame.key_frame and frame.pts in self.fed:
+            self._start_group(frame.pts)
+
+    def _start_group(self, pts: int) -> None:
+        """Begins a group with a packet that has been fed, and only now is known to be a keyframe."""
+        group, first = self.fed[pts]
+        self.group += 1
+        self.key_times[self.group] = pts
+        self.fed.update({time: (self.group, order) for time, (_, order) in self.fed.items() if order >= first})
+        if self.damage.get(group, -1) >= first:
+            self.damage[self.group] = self.damage.pop(group)
 
     def _note_damage(self, place: tuple[int, int] | None) -> None:
         if place is not None:
@@ -243,6 +268,8 @@ class _Decoder:
             self.clip.codec.flush_buffers()
             self._take_frames(last=True)
             self.frames.clear()
+        self.lost_keyframes |= self.keyframe is not None
+        self.keyframe = None
 
     def forget_before(self, pts: float) -> None:
         while len(self.frames) > 1 and self.frames[1].pts <= pts:
@@ -284,7 +311,8 @@ def decode(
 ) -> list[int | None]:
     """Decodes what is on screen at `ticks` into the slots, and little else.
 
-    Where `clip.disordered` is set afterwards, times go back and forth in the file and the slots are not to be used.
+    Where it sets `clip.in_order` or `clip.false_keyframes`, the packets were wrong about the frames: the slots are not
+    to be used, and a new timeline is needed.
 
     Returns:
         `list[int | None]`: when the picture of each slot appeared, in ticks; `None` where it is damaged.
@@ -292,6 +320,7 @@ def decode(
     if clip.in_order:
         return _decode_in_order(clip, ticks, buffer, timeline)
     shown = [None] * len(ticks)
+    sequential = clip.false_keyframes
     parts = _split(clip, ticks, num_threads)
     if len(parts) == 1:
         doubtful = _decode_part(clip, ticks, buffer, timeline, parts[0], shown)
@@ -302,20 +331,27 @@ def decode(
             results = [done.result() for done in work]
         doubtful = set().union(*(result[0] for result in results))
         clip.disordered |= any(result[1] for result in results)
-        clip.encrypted |= any(result[2] for result in results)
+        clip.false_keyframes |= any(result[2] for result in results)
+        clip.encrypted |= any(result[3] for result in results)
     found = [pts for pts in shown if pts is not None]
     clip.disordered |= found != sorted(found)
-    if doubtful and not clip.disordered:
+    if clip.false_keyframes and not sequential:
+        clip.indexed = clip.disordered = False
+    elif clip.disordered:
+        clip.in_order = True
+    elif doubtful:
         # A keyframe that does not stand alone, or damage: begin a keyframe earlier and leave nothing out.
         again = [slot for slot in range(len(ticks)) if slot in doubtful]
         logger.debug("%s: a second look at %d frames.", clip.name, len(again))
         _decode_part(clip, ticks, buffer, timeline, again, shown, second_look=True)
+        clip.in_order = clip.disordered
     return shown
 
 
-def _decode_part_apart(clip: Clip, *arguments: Any) -> tuple[set[int], bool, bool]:
+def _decode_part_apart(clip: Clip, *arguments: Any) -> tuple[set[int], bool, bool, bool]:
     with contextlib.closing(clip.another()) as another:
-        return _decode_part(another, *arguments), another.disordered, another.encrypted
+        doubtful = _decode_part(another, *arguments)
+        return doubtful, another.disordered, another.false_keyframes, another.encrypted
 
 
 def _decode_part(
@@ -343,6 +379,9 @@ def _decode_part(
             reader.fetch(pts, slot)
     decoder.drain()
     clip.disordered |= decoder.disordered
+    # A corrupt keyframe is lost, too, but there the packet after it is not called one.
+    clip.false_keyframes |= decoder.false_keyframes or (decoder.lost_keyframes and reader.adjacent_keyframes)
+    clip.false_keyframes |= reader.false_keyframes
     wrong = decoder.damaged() if second_look else decoder.damaged() | decoder.absent()
     wrong_times = {shown[slot] for slot in wrong}
     doubtful = {slot for slot in part if shown[slot] is None or shown[slot] in wrong_times}
@@ -401,6 +440,7 @@ class _SparseReader:
     def __init__(self, clip: Clip, decoder: _Decoder, last: int, runup: int = 0):
         self.clip, self.decoder, self.last, self.runup = clip, decoder, last, runup
         self.slack = int(LARGEST_STEP_BACK / clip.stream.time_base)
+        self.adjacent_keyframes = self.false_keyframes = False  # as far as read
         self._begin(iter(()) if clip.indexed else None)  # with an index, the first search seeks
 
     def _begin(self, packets: Iterator[Any] | None = None) -> None:
@@ -416,6 +456,7 @@ class _SparseReader:
         self.group_begin = -math.inf  # pictures shown before the group's keyframe lean on what is not there
         self.known = []  # times of the pictures read that may be on screen from now on
         self.newest_key = None
+        self.previous = None  # packet
         self.decoded_to = -math.inf  # decode time of the last packet read
 
     def find(self, tick: int) -> int | None:
@@ -453,6 +494,7 @@ class _SparseReader:
         """Empties the decoder where the group does not follow what it had; what is wanted comes out here or never."""
         if self.fresh:
             self.decoder.drain()
+            self.decoder.expect_keyframe(self.group[0])
             self.fresh = False
             key = self.group[0].pts
             first = key is None or (self.clip.leading_shown and key <= self.clip.first_key)
@@ -472,6 +514,11 @@ class _SparseReader:
         if packet.dts is not None and not packet.is_discard:
             self.clip.disordered |= packet.dts < self.decoded_to - self.slack
             self.decoded_to = max(self.decoded_to, packet.dts)
+        if packet.is_keyframe and self.previous is not None and self.previous.is_keyframe:
+            self.adjacent_keyframes = True
+            if None not in (packet.pts, self.previous.pts):  # what needs no other frame is not stored out of order
+                self.false_keyframes |= packet.pts < self.previous.pts
+        self.previous = packet
         if packet.is_keyframe and packet.pts is not None:
             self.newest_key = packet.pts
         if packet.pts is not None and not self.clip.is_hidden(packet):
@@ -481,6 +528,8 @@ class _SparseReader:
 
     def _forget_before_keyframe(self, tick: int) -> None:
         """Drops, undecoded, what lies before the last keyframe shown at or before `tick`, less the run-up."""
+        if self.clip.false_keyframes:
+            return
         keys = [i for i, p in enumerate(self.group) if p.is_keyframe and p.pts is not None and p.pts <= tick]
         if len(keys) <= self.runup:
             return

@@ -30,7 +30,8 @@ MAX_PACKETS = 5_000_000  # 23 hours at 60 frames a second
 TICK_TOLERANCE = 1e-3  # of a tick: float seconds must not fall just short of the frame they name
 MAX_PIXEL_ASPECT = 10  # width of a pixel over its height, or the reverse; more is a damaged header
 EMPTY_PACKET = 8  # bytes at most, of MPEG-4's "not coded" picture
-TIMES_KEPT = 64  # packets by time in a decoder; no codec reorders more than 16 pictures
+MAX_REORDERED = 16  # pictures that a codec may hold back to show another first
+TIMES_KEPT = 64  # packets by time in a decoder
 LARGEST_STEP_BACK = 0.25  # seconds; where decode times go back further, two clocks were glued together
 LARGEST_TIME = 2**63 - 1  # FFmpeg's; arithmetic on damaged times goes beyond
 
@@ -68,6 +69,7 @@ class Clip:
         self.delay = 0  # of the first picture after its time in the index
         self.encrypted = self.disordered = self.leading_shown = False  # as far as read
         self.in_order = False  # all has to be decoded: packets do not tell which pictures come out when
+        self.false_keyframes = False  # packets are called keyframes that need others: only the first is taken for one
 
     def needs_decoding_for_times(self) -> bool:
         """Whether it is known beforehand that packets do not tell which pictures come out when."""
@@ -368,11 +370,14 @@ class Timeline:
             return None  # they may be shown or not
         first = PacketInfo.shown(head)[0].pts
         tail = [PacketInfo.of(clip, packet) for packet in clip.seek(first + length)]
+        if tail and all(info.key and info.pts is not None for info in tail):  # false ones may hide the last frame
+            earlier = tail[0].pts - MAX_REORDERED * tail[0].length(clip)
+            tail = [PacketInfo.of(clip, packet) for packet in clip.seek(max(first, earlier))]
         if not PacketInfo.usable(tail) or not tail[0].key:
             return None
         clip.learn_delay(head[0].pts)
         last = PacketInfo.shown(tail)[-1]
-        return cls(first, last.pts, last.end(clip), tick)
+        return cls(first, last.pts, last.pts + last.length(clip), tick)
 
     def _with_index(self, clip: Clip) -> "Timeline | None":
         """Counts frames of a constant rate in an index that lists them all, without reading the file."""
@@ -414,7 +419,7 @@ class Timeline:
         if count and len(shown) < np.count_nonzero(times >= shown[0]):
             return None
         clip.learn_delay(key.pts)
-        return cls(int(shown[0]), int(shown[-1]), last.end(clip), clip.stream.time_base, shown)
+        return cls(int(shown[0]), int(shown[-1]), last.pts + last.length(clip), clip.stream.time_base, shown)
 
     @classmethod
     def _decode_all(cls, clip: Clip) -> "Timeline":
@@ -498,6 +503,6 @@ class PacketInfo:
         displayed = [info for info in packets[start:] if not info.hidden and info.pts >= packets[start].pts]
         return sorted(displayed, key=lambda info: info.pts)
 
-    def end(self, clip: Clip) -> int:
+    def length(self, clip: Clip) -> int:
         rate = clip.stream.guessed_rate or clip.rate
-        return self.pts + (self.duration or (rate and round(1 / (rate * clip.stream.time_base))) or 1)
+        return self.duration or (rate and round(1 / (rate * clip.stream.time_base))) or 1
