@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .video_files import FrameBuffer, decode
-from .video_packets import Clip, Timeline
+from .video_packets import FLOAT32_ERROR, Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
     Pictures,
@@ -56,6 +56,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 DEFAULT_FPS = 0.5  # one frame every two seconds, as the paper samples
+HALF_TICK = 0.0005  # seconds; of an unknown clock
 MAX_SAMPLED_FRAMES = 100_000  # timestamps may claim that a clip lasts for years
 
 
@@ -288,11 +289,11 @@ class SamplingRule:
             raise VideoDecodeError(name, f"start={start} is past its end; it lasts {length:.3f} seconds.")
         return start, length if self.end is None else min(self.end, length)
 
-    def times(self, length: float, name: str) -> np.ndarray:
-        """Gives the seconds at which to look at a clip of `length` seconds."""
+    def times(self, length: float, name: str, rounded_by: float = 0.0) -> np.ndarray:
+        """Gives the seconds at which to look at a clip of `length` seconds, which may be rounded up by some."""
         start, end = self.window(length, name)
         fps = DEFAULT_FPS if self.fps is None else self.fps
-        count = max(1, math.ceil((end - start) * fps - 1e-6))
+        count = max(1, math.ceil((end * (1 - FLOAT32_ERROR) - rounded_by - start) * fps - 1e-6))
         if self.max_frames is None or count <= self.max_frames:
             if count > MAX_SAMPLED_FRAMES:
                 raise VideoDecodeError(name, f"fps={fps} takes {count} frames; lower it or set max_frames.")
@@ -310,9 +311,10 @@ class SamplingRule:
     ) -> np.ndarray:
         """Gives which of `count` pictures are wanted; `begins` and `length`, in seconds, say when they appear."""
         if begins is not None and self.num_frames is not None:
-            return self.positions(begins, self.window(length, name), name)
+            start, end = self.window(length, name)
+            return self.positions(begins, (_just_after(start), end - (_just_after(end) - end)), name)
         if begins is not None:
-            return np.searchsorted(begins, self.times(length, name) + 1e-9, side="right") - 1
+            return np.searchsorted(begins, _just_after(self.times(length, name)), side="right") - 1
         if self.start is not None or self.end is not None:
             raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
         if self.num_frames:
@@ -326,6 +328,11 @@ class SamplingRule:
             reason = f"num_frames={self.num_frames!r} takes {count} frames, more than {MAX_SAMPLED_FRAMES}."
             raise VideoDecodeError(name, reason)
         return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
+
+
+def _just_after(seconds: Any) -> Any:
+    """Moments that may have been kept as float32, so late that they do not fall short of the frame they name."""
+    return seconds * (1 + FLOAT32_ERROR) + 1e-9
 
 
 def check_count(name: str, value: Any) -> int | None:
@@ -506,7 +513,9 @@ def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str 
 def _wanted_ticks(timeline: Timeline, rule: SamplingRule, name: str) -> list[int]:
     """Gives the moments to look at, in ticks of the stream's clock."""
     if rule.num_frames is None:
-        return [timeline.tick(second) for second in rule.times(timeline.seconds(timeline.stop), name)]
+        rounded_by = 2 * timeline.tolerance * float(timeline.tick_seconds)  # the last frame's time and its length
+        times = rule.times(timeline.seconds(timeline.stop), name, rounded_by)
+        return [timeline.tick(second) for second in times]
     start, end = rule.window(timeline.seconds(timeline.stop), name)
     window = timeline.tick(start), min(timeline.tick_after(end), timeline.stop)
     return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window, name)]
@@ -518,9 +527,11 @@ def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: C
     begin, total, rate = about.begin_stream_seconds or 0.0, about.num_frames, about.average_fps
     length = about.end_stream_seconds - begin
     if rule.num_frames is None:
-        wanted, take = (begin + rule.times(length, name)).tolist(), decoder.get_frames_played_at
+        # Its clock is not known; most that round do so to milliseconds. It refuses to look at the very end.
+        times = np.minimum(rule.times(length, name, HALF_TICK) + HALF_TICK, max(0.0, length - 1e-6))
+        wanted, take = (begin + times).tolist(), decoder.get_frames_played_at
     else:
-        wanted = rule.positions([i / rate for i in range(total)], rule.window(length, name), name).tolist()
+        wanted = rule.picture_indices(total, [i / rate for i in range(total)], length, name).tolist()
         take = decoder.get_frames_at
     buffer, times = FrameBuffer(len(wanted), transform, name), []
     for first in range(0, len(wanted), 8):  # never many pictures of the stored size at once

@@ -22,12 +22,12 @@ import numpy as np
 from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError
 
 
-__all__ = ["LARGEST_STEP_BACK", "TIMES_KEPT", "Clip", "Timeline"]
+__all__ = ["FLOAT32_ERROR", "LARGEST_STEP_BACK", "TIMES_KEPT", "Clip", "Timeline"]
 
 logger = logging.getLogger(__name__)
 
 MAX_PACKETS = 5_000_000  # 23 hours at 60 frames a second
-TICK_TOLERANCE = 1e-3  # of a tick: float seconds must not fall just short of the frame they name
+FLOAT32_ERROR = 2**-23  # of a number of seconds that was kept as float32: it may fall just short of its frame
 MAX_PIXEL_ASPECT = 10  # width of a pixel over its height, or the reverse; more is a damaged header
 EMPTY_PACKET = 8  # bytes at most, of MPEG-4's "not coded" picture
 MAX_REORDERED = 16  # pictures that a codec may hold back to show another first
@@ -332,6 +332,9 @@ class Timeline:
         tick_seconds (`Fraction`): seconds of a tick.
         shown (sequence of `int`, *optional*): when each frame appears, where they were counted.
         assumed (`bool`): `shown` follows from a constant rate and was not read.
+        tolerance (`float`): how many ticks after a moment a frame may begin that is meant by it. Containers round
+            times to ticks, which may be as long as milliseconds, so half a tick; and half of one for the first frame,
+            from which seconds are counted.
     """
 
     first: int
@@ -340,6 +343,7 @@ class Timeline:
     tick_seconds: Fraction
     shown: np.ndarray | range | None = None
     assumed: bool = False
+    tolerance: float = 0.0
 
     @classmethod
     def read(cls, clip: Clip, count: bool, assume: bool = True) -> "Timeline":
@@ -356,7 +360,10 @@ class Timeline:
                 timeline = timeline._with_index(clip) if assume else None
         if timeline is None and not clip.in_order:
             timeline = cls._read_all(clip, count)
-        return timeline or cls._decode_all(clip)
+        timeline = timeline or cls._decode_all(clip)
+        counts_frames = clip.rate and clip.rate * clip.stream.time_base > 0.5  # then nothing is rounded
+        timeline.tolerance = 1e-3 if counts_frames else 1.0 if timeline.first else 0.5
+        return timeline
 
     @classmethod
     def _read_ends(cls, clip: Clip) -> "Timeline | None":
@@ -442,12 +449,12 @@ class Timeline:
         return cls(times[0], times[-1], times[-1] + lasts, clip.stream.time_base, array_of_times)
 
     def tick(self, seconds: float) -> int:
-        """Gives the last tick at or before a moment."""
-        return self.first + math.floor(seconds / float(self.tick_seconds) + TICK_TOLERANCE)
+        """Gives the last tick at or before a moment, within the tolerance."""
+        return self.first + math.floor(seconds * (1 + FLOAT32_ERROR) / float(self.tick_seconds) + self.tolerance)
 
     def tick_after(self, seconds: float) -> int:
-        """Gives the first tick at or after a moment."""
-        return self.first + math.ceil(seconds / float(self.tick_seconds) - TICK_TOLERANCE)
+        """Gives the first tick at or after a moment, within the tolerance."""
+        return self.first + math.ceil(seconds * (1 - FLOAT32_ERROR) / float(self.tick_seconds) - self.tolerance)
 
     def seconds(self, tick: int) -> float:
         return float((tick - self.first) * self.tick_seconds)
