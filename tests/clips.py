@@ -3,6 +3,7 @@
 
 import itertools
 import os
+import struct
 import subprocess
 from collections.abc import Iterable
 from fractions import Fraction
@@ -113,3 +114,33 @@ def remux(path, target, options=None, change=lambda stream: None):
                 packet.stream = stream
                 container.mux(packet)
     return str(target)
+
+
+def crop_mov(path: str | os.PathLike, left: int, top: int, right: int, bottom: int) -> str:
+    """Writes into an H.264 MOV or MP4, with its header at the end, how many pixels are not to be shown (`clap`)."""
+    data = bytearray(open(path, "rb").read())
+    at = data.index(b"avcC") - 4
+    width, height = struct.unpack_from(">HH", data, data.rindex(b"avc1", 0, at) + 28)
+    shown = width - left - right, 1, height - top - bottom, 1
+    box = struct.pack(">I4s4I", 40, b"clap", *shown) + struct.pack(">iIiI", left - right, 2, top - bottom, 2)
+    data[at:at] = box
+    for name in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        begin = data.rindex(name, 0, at) - 4
+        data[begin : begin + 4] = struct.pack(">I", struct.unpack_from(">I", data, begin)[0] + len(box))
+    with open(path, "wb") as file:
+        file.write(data)
+    return os.fspath(path)
+
+
+def call_all_keyframes(path: str | os.PathLike) -> str:
+    """Makes a MOV, MP4 or AVI say of each of its pictures that it needs no other."""
+    data = bytearray(open(path, "rb").read())
+    if b"idx1" in data:
+        for at in range(data.rindex(b"idx1") + 8, len(data) - 15, 16):
+            data[at + 4] |= 0x10
+    else:  # the table of keyframes; without it all are
+        at = data.index(b"stss")
+        data[at : at + 4] = b"free"
+    with open(path, "wb") as file:
+        file.write(data)
+    return os.fspath(path)

@@ -15,7 +15,7 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"video_sources"},
+    {"video_cropping", "video_sources"},
     {"configuration_valley", "video_packets"},
     {"modeling_valley", "video_files"},
     {"video_decoding"},
@@ -30,6 +30,7 @@ MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
     "video_sources",
+    "video_cropping",
     "video_packets",
     "video_files",
     "video_decoding",

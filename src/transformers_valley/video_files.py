@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .video_cropping import Cropping
 from .video_packets import LARGEST_STEP_BACK, TIMES_KEPT, Clip, Timeline
 from .video_sources import MAX_PIXELS, VideoDecodeError, check_picture_size
 
@@ -98,9 +99,10 @@ class FrameBuffer:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """How stored pictures are displayed: (width, height) with square pixels, then transposed, then mirrored."""
+    """How stored pictures are displayed: cropped, (width, height) with square pixels, transposed, then mirrored."""
 
     size: tuple[int, int]
+    cropping: Cropping
     transposed: bool = False
     mirrored: bool = False
     upside_down: bool = False
@@ -109,17 +111,25 @@ class _Geometry:
     def of(cls, clip: Clip, frame: Any) -> "_Geometry":
         from av.sidedata.sidedata import Type
 
-        width, height = max(1, round(frame.width * clip.pixel_aspect())), frame.height
+        width, height = frame.width, frame.height
+        left, top, right, bottom = cropping = clip.cropping()
+        if any(cropping):
+            # Where pixels share their colour, FFmpeg cuts no such group in two.
+            across, down = 4 // frame.format.chroma_width(4), 4 // frame.format.chroma_height(4)
+            width, height = (width - left - right) // across * across, (height - top - bottom) // down * down
+            if min(width, height) <= 0:
+                width, height, cropping = frame.width, frame.height, (0, 0, 0, 0)
+        width = max(1, round(width * clip.pixel_aspect()))
         if width * height > MAX_PIXELS:
             raise VideoDecodeError(clip.name, f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}.")
         side_data = frame.side_data.get(Type.DISPLAYMATRIX)
         if side_data is None:
-            return cls((width, height))
+            return cls((width, height), cropping)
         # Rows of the matrix say where a step to the right and a step down in the stored picture lead on the screen.
         (right_x, right_y, _), (down_x, down_y, _), _ = np.frombuffer(side_data, dtype=np.int32)[:9].reshape(3, 3)
         if abs(int(right_x)) >= abs(int(right_y)):
-            return cls((width, height), False, bool(right_x < 0), bool(down_y < 0))
-        return cls((width, height), True, bool(down_x < 0), bool(right_y < 0))
+            return cls((width, height), cropping, False, bool(right_x < 0), bool(down_y < 0))
+        return cls((width, height), cropping, True, bool(down_x < 0), bool(right_y < 0))
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -150,7 +160,7 @@ class _Converter:
         kind = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
         try:
             if kind != self.kind:
-                self.graph, self.kind = self._build(frame, *geometry.size), kind
+                self.graph, self.kind = self._build(frame, geometry), kind
             self.graph.push(frame)
             picture = self.graph.pull().to_ndarray()
         except av.FFmpegError as error:
@@ -158,7 +168,7 @@ class _Converter:
             raise VideoDecodeError(self.clip.name, reason) from error
         return geometry.place(picture)
 
-    def _build(self, frame: Any, width: int, height: int) -> Any:
+    def _build(self, frame: Any, geometry: _Geometry) -> Any:
         """Builds FFmpeg's own chain of filters: unlike PyAV's converter it knows where colours are sampled."""
         from av.filter import Graph
 
@@ -167,10 +177,14 @@ class _Converter:
         last = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=self.clip.stream.time_base
         )
-        scale = f"{width}:{height}:flags={FAITHFUL}"
+        left, top, right, bottom = geometry.cropping
+        width, height = frame.width - left - right, frame.height - top - bottom
+        crop = any(geometry.cropping) and min(width, height) > 0  # not those of another size in the same stream
+        crop = [("crop", f"{width}:{height}:{left}:{top}")] if crop else []
+        scale = f"{geometry.size[0]}:{geometry.size[1]}:flags={FAITHFUL}"
         # By way of planes, where the pictures are YUV: the same numbers in half the time.
         planes = [("scale", scale), ("format", "gbrp")] if frame.format.name.startswith("yuv") else []
-        for name, arguments in [*planes, ("scale", scale), ("format", "rgb24"), ("buffersink", None)]:
+        for name, arguments in [*crop, *planes, ("scale", scale), ("format", "rgb24"), ("buffersink", None)]:
             node = graph.add(name, arguments)
             last.link_to(node)
             last = node

@@ -15,10 +15,11 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from .video_cropping import Cropping, read_matroska_cropping, read_mov_cropping
 from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError
 
 
@@ -123,9 +124,12 @@ class Clip:
         clip.first_key, clip.leading_shown = self.first_key, self.leading_shown
         return clip
 
+    def _reader(self) -> BinaryIO:
+        return open(self.source, "rb") if isinstance(self.source, str) else SharedFile(self.source.file)
+
     def _size_and_head(self) -> tuple[int, bytes]:
         """Gives the file's size and its first bytes."""
-        with open(self.source, "rb") if isinstance(self.source, str) else SharedFile(self.source.file) as file:
+        with self._reader() as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             return size, file.read(128)
@@ -247,6 +251,15 @@ class Clip:
         """Gives the width of a displayed pixel over its height."""
         aspect = self.stream.sample_aspect_ratio
         return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
+
+    def cropping(self) -> Cropping:
+        """Gives the pixels that the container cuts off its pictures."""
+        if self.container.format.name not in (MOV, "matroska,webm"):
+            return (0, 0, 0, 0)
+        with self._reader() as file:
+            if self.container.format.name == MOV:
+                return read_mov_cropping(file, self.stream.id)
+            return read_matroska_cropping(file, self.container.streams.video.index(self.stream))
 
     def declared_seconds(self) -> float | None:
         """Gives how long the header says it lasts, if it does."""
