@@ -659,11 +659,13 @@ def check_picture_size(width: int, height: int, name: str) -> None:
 @contextlib.contextmanager
 def pillow_errors(name: str) -> Iterator[None]:
     """Turns all that Pillow raises for corrupt files into a `VideoDecodeError`."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         yield
     except VideoDecodeError:
         raise
+    except UnidentifiedImageError as error:  # its message is about Python's object
+        raise VideoDecodeError(name, f"not a readable image: none of {', '.join(PICTURE_FORMATS)}.") from error
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError, EOFError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(name, f"not a readable image ({error or type(error).__name__}).") from error
