@@ -12,11 +12,11 @@ they say. LLaVA-NeXT-Video's released checkpoints see 336 pixels and spend
 timed by `video_sampling.py`.
 
 "first" is the time from pixels to the first token, "tokens/s" the rate after it, memory what the run adds at its peak.
-"prefill" is the language model alone: from the features of the clip to the first token.
+"prefill" is the language model alone: from the features of the clip to the first token. Beside a ratio stands the one
+of the operations up to the first token, or of the bytes that are read for each token after it.
 """
 
 import argparse
-import ctypes
 import gc
 import statistics
 import tempfile
@@ -29,7 +29,23 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
-from temporal_module import memory, reset_peak_memory
+import transformers
+from common import (
+    DEVICE,
+    DTYPE,
+    IMAGE,
+    ON_GPU,
+    SHAPES,
+    VIDEO,
+    build,
+    forget_peak,
+    matrix_arithmetic,
+    memory_bandwidth,
+    parts,
+    peak,
+    synchronize,
+)
+from packaging.version import Version
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -50,25 +66,13 @@ from transformers.utils import logging
 from transformers_valley import ValleyConfig, ValleyForConditionalGeneration, ValleyVideoProcessor
 
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ON_GPU = DEVICE.type == "cuda"
-DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 NEW_TOKENS, ROUNDS = 32, 3
+CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 ANSWER = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}  # no token ends an answer: all are equally long
 LONGEST = 20.0  # seconds after which a measurement is not repeated
-VOCABULARY, IMAGE, VIDEO = 32006, 32000, 32001
 QUESTION = list(range(100, 116))  # 16 tokens, before and after the clip
 
-VISION = {  # ViT-L/14 on a GPU, ViT-S/14 on a CPU
-    True: dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
-    False: dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6),
-}[ON_GPU]
-TEXT = {
-    "7B": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
-    "13B": dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
-    "60M": dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
-}
-SIZES = ("7B", "13B") if ON_GPU else ("60M",)
+SIZES = ("7B", "13B") if ON_GPU else ("60M", "25M")
 
 
 class Result(NamedTuple):
@@ -79,38 +83,21 @@ class Result(NamedTuple):
     megabytes: float
 
 
-def parts(size: str) -> tuple[CLIPVisionConfig, LlamaConfig]:
-    vision = CLIPVisionConfig(image_size=224, patch_size=14, **VISION)
-    return vision, LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=65536, **TEXT[size])
-
-
 def build_valley(size: str, dtype: torch.dtype = DTYPE) -> ValleyForConditionalGeneration:
     vision, text = parts(size)
     config = ValleyConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO)
     return build(ValleyForConditionalGeneration, config, dtype)
 
 
-def build(model_class: type, config, dtype: torch.dtype = DTYPE) -> nn.Module:
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with DEVICE:
-            torch.manual_seed(0)
-            model = model_class(config).eval()
-    finally:
-        torch.set_default_dtype(default)
-    return model
-
-
 def build_family(size: str) -> dict[str, nn.Module]:
     """The three models, made of one vision tower and one language model."""
     vision, text = parts(size)
     tower, decoder = build(CLIPVisionModel, vision), build(AutoModelForCausalLM.from_config, text)
-    empty = dict(vision_config=parts(size)[0], text_config=LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=0))
-    empty["text_config"].hidden_size = text.hidden_size
+    empty = dict(zip(("vision_config", "text_config"), parts(size), strict=True))
+    empty["text_config"].num_hidden_layers = 0
     ids = dict(image_token_index=IMAGE, video_token_index=VIDEO)
 
-    valley = ValleyConfig(vision_config=vision, text_config=empty["text_config"], image_token_id=IMAGE)
+    valley = ValleyConfig(**empty, image_token_id=IMAGE, video_token_id=VIDEO)
     family = {
         "Valley": build(ValleyForConditionalGeneration, valley),
         "LLaVA-NeXT-Video": build(
@@ -136,6 +123,41 @@ def tokens_of(name: str, frames: int) -> int:
     return {"Valley": 256 + frames, "LLaVA-NeXT-Video": 64 * frames, "Video-LLaVA": 257 * frames}[name]
 
 
+def tower_operations(vision: CLIPVisionConfig, num_layers: int) -> float:
+    """Operations on a frame, in products of matrices."""
+    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    tokens = patches + 1
+    linear = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size)
+    return 2 * patches * 3 * vision.patch_size**2 * width + num_layers * (linear + 4 * tokens**2 * width)
+
+
+def prefill_operations(text: LlamaConfig, positions: int) -> float:
+    """Operations of the language model up to the first token. Attention is causal: half of all pairs."""
+    width = text.hidden_size
+    linear = 2 * positions * (4 * width**2 + 3 * width * text.intermediate_size)
+    return text.num_hidden_layers * (linear + 2 * positions**2 * width) + 2 * width * text.vocab_size
+
+
+def operations(name: str, size: str, frames: int) -> float:
+    """Operations from pixels to the first token, without projector and temporal module, which take some hundredths."""
+    vision, text = parts(size)
+    num_layers = vision.num_hidden_layers - (name == "Valley")  # which leaves out the last one
+    return frames * tower_operations(vision, num_layers) + prefill_operations(text, positions_of(name, frames))
+
+
+def bytes_read(name: str, size: str, frames: int, dtype: torch.dtype = DTYPE) -> float:
+    """Bytes that are read for one token: the weights of layers and head, keys and values of what came before."""
+    text = parts(size)[1]
+    width = text.hidden_size
+    layer = 4 * width**2 + 3 * width * text.intermediate_size + 2 * width * positions_of(name, frames)
+    return dtype.itemsize * (text.num_hidden_layers * layer + width * text.vocab_size)
+
+
+def positions_of(name: str, frames: int) -> int:
+    """Of the prompt."""
+    return tokens_of(name, frames) + 1 + 2 * len(QUESTION)
+
+
 def prompt(num_tokens: int, *more: int) -> dict[str, torch.Tensor]:
     ids = torch.tensor([[1, *QUESTION, *[VIDEO] * num_tokens, *QUESTION, *more]], device=DEVICE)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -157,11 +179,6 @@ def sample_clip(lengths: list[int]) -> dict[int, torch.Tensor]:
     return {length: clip.to(DEVICE, DTYPE) for length, clip in clips.items()}
 
 
-def synchronize() -> None:
-    if ON_GPU:
-        torch.cuda.synchronize()
-
-
 class Clock(StoppingCriteria):
     """Notes when each token is there, and stops nothing."""
 
@@ -175,34 +192,33 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def measure(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.collect, **options) -> Result:
-    """Median over some rounds, after one that is not counted; what takes long is counted once."""
-    firsts, rates, megabytes = [], [], 0.0
-    while len(firsts) < ROUNDS + 1 and not (len(firsts) > 1 and firsts[-1] > LONGEST):
-        before = forget_peak()
-        clock = Clock()
-        options["stopping_criteria"] = StoppingCriteriaList([clock])
-        model.generate(**inputs, **ANSWER, **options, max_new_tokens=NEW_TOKENS + 1)
-        start, first, *_, last = clock.times
-        firsts.append(first - start)
-        rates.append(NEW_TOKENS / (last - first))
-        megabytes = max(megabytes, peak() - before)
-        after()
-    return Result(statistics.median(firsts[1:]), statistics.median(rates[1:]), megabytes)
+def measure(model: nn.Module, inputs: dict, **options) -> Result:
+    """One answer, as `in_turn` measures several."""
+    return in_turn({"": partial(answer, model, inputs, **options)})[""]
 
 
-def forget_peak() -> float:
-    """Megabytes in use, from which on the next peak counts."""
-    gc.collect()
-    if ON_GPU:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or the next run would find it there
-    return reset_peak_memory() / 1024
+def in_turn(runs: dict[str, Callable[[], Result]]) -> dict[str, Result]:
+    """Median over some rounds, after one that is not counted; what takes long is counted once.
+
+    Runs take turns, so that a drifting machine hits all of them.
+    """
+    found = {name: [] for name in runs}
+    for _ in range(ROUNDS + 1):
+        for name, run in runs.items():
+            if len(found[name]) < 2 or found[name][-1].first <= LONGEST:
+                found[name].append(run())
+    columns = {name: zip(*results[1:], strict=True) for name, results in found.items()}
+    return {name: Result(*map(statistics.median, column)) for name, column in columns.items()}
 
 
-def peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if ON_GPU else memory("VmHWM") / 1024
+def answer(model: nn.Module, inputs: dict, after: Callable[[], object] = gc.collect, **options) -> Result:
+    before, clock = forget_peak(), Clock()
+    options["stopping_criteria"] = StoppingCriteriaList([clock])
+    model.generate(**inputs, **ANSWER, **options, max_new_tokens=NEW_TOKENS + 1)
+    start, first, *_, last = clock.times
+    result = Result(first - start, NEW_TOKENS / (last - first), peak() - before)
+    after()
+    return result
 
 
 def header(title: str, row: str) -> None:
@@ -216,16 +232,36 @@ def line(name: str, tokens: int, result: Result, note: str) -> None:
 
 def peers(lengths: list[int]) -> None:
     """Valley against two models of transformers, with the same parts and the same pixels."""
-    family, clips = build_family(SIZES[0]), sample_clip(lengths)
-    for frames in lengths:
-        header(f"{frames} frames, {SIZES[0]}, {DTYPE}, sdpa", "peer / Valley: first, s per token, MB")
-        ours = None
-        for name, model in family.items():
-            tokens = tokens_of(name, frames)
-            result = measure(model, prompt(tokens) | {"pixel_values_videos": clips[frames]})
-            ours = ours or result
-            ratios = result[0] / ours[0], ours[1] / result[1], result[2] / ours[2]
-            line(name, tokens + 33, result, "  ".join(f"{ratio:.2f}x" for ratio in ratios))
+    clips = sample_clip(lengths)
+    for size in SIZES:
+        family = build_family(size)
+        for frames in lengths:
+            header(f"{frames} frames, {size}, {DTYPE}, sdpa", "peer / Valley (by arithmetic): first, s per token, MB")
+            inputs = {
+                name: prompt(tokens_of(name, frames)) | {"pixel_values_videos": clips[frames]} for name in family
+            }
+            results = in_turn({name: partial(answer, family[name], inputs[name]) for name in family})
+            ours = results["Valley"]
+            for name, result in results.items():
+                first, later = arithmetic_ratios(name, size, frames)
+                ratios = f"{result[0] / ours[0]:.2f}x ({first:.2f}x)  {ours[1] / result[1]:.2f}x ({later:.2f}x)"
+                line(name, positions_of(name, frames), result, f"{ratios}  {result[2] / ours[2]:.2f}x")
+        del family
+
+
+def arithmetic_ratios(name: str, size: str, frames: int) -> tuple[float, float]:
+    """What a peer takes over what Valley takes: operations to the first token, bytes for each token after it."""
+    return tuple(count(name, size, frames) / count("Valley", size, frames) for count in (operations, bytes_read))
+
+
+def proportions(lengths: list[int]) -> None:
+    """What arithmetic alone expects of peers, at each size."""
+    for size in SHAPES:
+        print(f"\n{size}, peer / Valley by arithmetic: operations to the first token, bytes for each token after it")
+        for frames in lengths:
+            for name in ("LLaVA-NeXT-Video", "Video-LLaVA"):
+                first, later = arithmetic_ratios(name, size, frames)
+                print(f"{f'{frames} frames':<12}{name:<18}{first:>8.2f}x{later:>8.2f}x")
 
 
 def followup(lengths: list[int]) -> None:
@@ -239,7 +275,7 @@ def followup(lengths: list[int]) -> None:
         with torch.no_grad():
             features = {"video": model.get_video_features(**pixels)}
             read = DynamicCache(config=model.config)
-            model(**before, **pixels, past_key_values=read, logits_to_keep=1)
+            model(**before, **pixels, logits_to_keep=1, **{CACHE: read})
 
         anew = measure(model, after | pixels)
         kept = measure(model, after, mm_encoder_outputs=features)
@@ -248,7 +284,7 @@ def followup(lengths: list[int]) -> None:
             model,
             after,
             after=partial(forget_answer, read, read.get_seq_length()),
-            past_key_values=read,
+            **{CACHE: read},
         )
         for name, result in (("anew", anew), ("features kept", kept), ("cache kept", cached)):
             line(name, len(after["input_ids"][0]), result, f"{anew[0] / result[0]:.2f}x")
@@ -294,37 +330,10 @@ def precision(lengths: list[int]) -> None:
         line(str(dtype), inputs["input_ids"].shape[1], result, ratios)
 
 
-def memory_bandwidth() -> float:
-    """Bytes per second of a copy, those that are read and those that are written."""
-    source = torch.empty(2**30 if ON_GPU else 2**28, dtype=torch.uint8, device=DEVICE)
-    target, seconds = torch.empty_like(source), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * source.numel() / statistics.median(seconds)
-
-
-def matrix_arithmetic() -> float:
-    """Operations per second of a product of two square matrices."""
-    size = 8192 if ON_GPU else 2048
-    matrix, seconds = torch.randn(size, size, dtype=DTYPE, device=DEVICE), []
-    for _ in range(20):
-        synchronize()
-        start = time.perf_counter()
-        matrix @ matrix
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)
-
-
 def limits(lengths: list[int]) -> None:
     """The language model's prefill against the arithmetic, its decoding against the memory, measured here.
 
-    Prefill cannot be faster than two operations for each weight and token, decoding not than reading all weights once
-    for each token.
+    Prefill cannot be faster than its products of matrices, decoding not than reading weights and cache for each token.
     """
     bandwidth, arithmetic = memory_bandwidth(), matrix_arithmetic()
     print(
@@ -332,10 +341,7 @@ def limits(lengths: list[int]) -> None:
         f"{arithmetic / 1e12:.2f} TFLOP/s (a product of matrices, {DTYPE})"
     )
     for size in SIZES:
-        model = build_valley(size)
-        decoder = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
-        weights = sum(weight.numel() for weight in decoder)
-        limit = bandwidth / (weights * DTYPE.itemsize)
+        model, text = build_valley(size), parts(size)[1]
         header(f"{size}, {DTYPE}, sdpa", "prefill tokens/s, their share of the limit; of decoding, its limit")
         for frames in lengths:
             inputs, pixels = prompt(tokens_of("Valley", frames)), sample_clip([frames])[frames]
@@ -343,21 +349,22 @@ def limits(lengths: list[int]) -> None:
                 features = {"video": model.get_video_features(pixels)}
             result = measure(model, inputs, mm_encoder_outputs=features)
             count = inputs["input_ids"].shape[1]
-            prefill = count / result[0]
-            # Two operations a weight and token; what attention adds is left out.
-            share = 2 * weights * prefill / arithmetic
-            note = f"{prefill:.0f}/s  {share:.0%}   {result[1] / limit:.0%} of {limit:.1f}/s"
+            share = prefill_operations(text, count) / result[0] / arithmetic
+            limit = bandwidth / bytes_read("Valley", size, frames)
+            note = f"{count / result[0]:.0f}/s  {share:.0%}   {result[1] / limit:.0%} of {limit:.1f}/s"
             line(f"{frames} frames", count, result, note)
         del model, features
 
 
-SECTIONS = {section.__name__: section for section in (peers, followup, attention, precision, limits)}
+SECTIONS = {section.__name__: section for section in (peers, proportions, followup, attention, precision, limits)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 32, 128], help="how many frames of the clip")
+    parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=SIZES, help="how large the models are")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
     arguments = parser.parse_args()
+    SIZES = arguments.sizes
     logging.set_verbosity_error()
     device = torch.cuda.get_device_name() if ON_GPU else f"{torch.get_num_threads()} threads"
     print(

@@ -9,9 +9,9 @@ keys nor values. Prints ratios (layer / module) at the width of CLIP ViT-L/14, a
 
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from common import memory, reset_peak_memory
 from torch import nn
 from transformers import CLIPVisionConfig
 
@@ -61,18 +61,6 @@ def compare(length):
     ours, theirs = (statistics.median(seconds[run]) * 1e3 for run in (run_module, run_layer))
     memories = " ".join(f"{megabytes[run]:>11.0f}" for run in (run_module, run_layer))
     print(f"{length:>6} {ours:>11.1f} {theirs:>11.1f} {theirs / ours:>6.1f}x {memories} {difference:>11.1e}")
-
-
-def memory(field):
-    """Kilobytes of this process, as Linux counts them."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
-
-
-def reset_peak_memory():
-    """Forget the highest memory so far, and say what is in use now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
 
 
 if __name__ == "__main__":

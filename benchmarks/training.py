@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import generation
 import numpy as np
 import torch
+from common import DTYPE, IMAGE, ON_GPU, VIDEO, build, forget_peak, matrix_arithmetic, parts, peak, synchronize
 from datasets import Dataset
-from generation import DEVICE, ON_GPU, build, forget_peak, peak, synchronize
+from peft import PeftConfig
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -38,8 +38,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -58,19 +56,13 @@ from transformers_valley.training import ValleyDataCollator, cache_vision_featur
 ROUNDS, STEPS = 3, 2  # turns, and steps in each after one that is not counted
 BATCH = 4 if ON_GPU else 2
 QUESTION, ANSWER = 32, 32  # tokens
-# TRL's head scores every position on a CPU, and only those that are learnt on a GPU: few words make up for that.
-VOCABULARY = 32006 if ON_GPU else 2006
-IMAGE, VIDEO = 258, 259  # in the tokenizer made here, which has a token for each byte
 STAGE1 = ["model.multi_modal_projector", "model.temporal_module"]
 STAGE2 = [*STAGE1, "model.language_model", "lm_head"]
 STAGES = {"stage 1": STAGE1, "stage 2": STAGE2}
 
-# On a GPU the shapes of the other benchmark; on a CPU smaller ones, since a step costs more than an answer.
-VISION, TEXT, SIZES = generation.VISION, generation.TEXT, generation.SIZES
-if not ON_GPU:
-    VISION = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=2)
-    TEXT = {"25M": dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=2, num_attention_heads=16)}
-    SIZES = ("25M",)
+# On a CPU smaller than the other benchmark's, since a step costs more than an answer. TRL's head scores every position
+# there, and only those that are learnt on a GPU: few words make up for that.
+SIZES = ("7B", "13B") if ON_GPU else ("25M",)
 
 
 class Result(NamedTuple):
@@ -82,11 +74,6 @@ class Result(NamedTuple):
 
 
 # --- Models ----------------------------------------------------------------------------------------------------------
-
-
-def parts(size: str, image_size: int = 224) -> tuple[CLIPVisionConfig, LlamaConfig]:
-    vision = CLIPVisionConfig(image_size=image_size, patch_size=14, **VISION)
-    return vision, LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32768, **TEXT[size])
 
 
 def build_valley(
@@ -159,6 +146,7 @@ def train(
     collator: Callable | None = None,
     steps: int = STEPS,
     prepare: Callable[[SFTTrainer], Any] = lambda trainer: None,
+    peft_config: PeftConfig | None = None,
     **options: Any,
 ) -> list[Result]:
     """
@@ -171,6 +159,8 @@ def train(
             Rows for the collator; or batches that are there already, which are taken in turn.
         prepare:
             What is done before the first step.
+        peft_config (`peft.PeftConfig`, *optional*):
+            Of adapters.
         **options:
             Of `SFTConfig`.
     """
@@ -191,6 +181,7 @@ def train(
             data_collator=collator,
             train_dataset=rows,
             processing_class=processor(),
+            peft_config=peft_config,
             callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
@@ -244,7 +235,7 @@ def show(results: dict[str, Result | None], rows: float, notes: dict[str, str] |
 def batch(num_tokens: int, frames: int, image_size: int = 224, rows: int = BATCH) -> dict[str, torch.Tensor]:
     """Rows of one clip each, a question before it and an answer after it."""
     generator = torch.Generator().manual_seed(0)
-    words = torch.randint(300, VOCABULARY, (rows, QUESTION + ANSWER), generator=generator)
+    words = torch.randint(300, 2000, (rows, QUESTION + ANSWER), generator=generator)
     clip = torch.full((rows, num_tokens), VIDEO)
     ids = torch.cat([words[:, :QUESTION], clip, words[:, QUESTION:]], dim=1)
     labels = ids.clone()
@@ -287,9 +278,8 @@ def peers(lengths: list[int]) -> None:
 
 def limits(lengths: list[int]) -> None:
     """Arithmetic of a step, counted while it runs, against that of a large product of matrices in this run."""
-    dtype = torch.bfloat16 if ON_GPU else torch.float32
-    fastest = matmul_speed(dtype)
-    print(f"\nProducts of matrices: {fastest / 1e12:.3f} TFLOP/s, {dtype}")
+    fastest = matrix_arithmetic()
+    print(f"\nProducts of matrices: {fastest / 1e12:.3f} TFLOP/s, {DTYPE}")
     frames = lengths[0]
     for size in SIZES:
         header(f"{frames} frames, {size}, layers recomputed", "TFLOP/s, share of the products' (recomputing counts)")
@@ -304,20 +294,6 @@ def limits(lengths: list[int]) -> None:
                 run(batches[:1], steps=0)
             speed = counter.get_total_flops() / result.seconds
             line(stage, result, BATCH, f"{speed / 1e12:.3f}  {speed / fastest:.0%}")
-
-
-def matmul_speed(dtype: torch.dtype) -> float:
-    """Operations per second of the product of two square matrices."""
-    side = 8192 if ON_GPU else 2048
-    left, right = (torch.randn(side, side, dtype=dtype, device=DEVICE) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        synchronize()
-        start = time.perf_counter()
-        left @ right
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(seconds)
 
 
 def write_rows(folder: Path, count: int) -> Dataset:
@@ -487,9 +463,15 @@ def features(lengths: list[int]) -> None:
                 )
 
             cache = Path(folder, "features")
+
+            def read_features(trainer: SFTTrainer, cache=cache) -> None:
+                collator, rows = trainer.data_collator, trainer.train_dataset
+                parts = trainer.model, collator.processor, [rows], trainer.args
+                collator.features = cache_vision_features(cache, *parts)
+
             variants = {
                 "decoded, through the tower": partial(run, lambda trainer: None),
-                "features from disk": partial(run, partial(cache_vision_features, folder=cache)),
+                "features from disk": partial(run, read_features),
             }
             results = in_turn(variants)
             stored = [path.stat().st_size for path in cache.rglob("*.safetensors")]

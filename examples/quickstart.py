@@ -61,10 +61,9 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import logging
-from transformers.utils.chat_template_utils import render_jinja_template
 
+import transformers_valley
 from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor
-from transformers_valley.processing_valley import CHAT_TEMPLATE
 from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
 
@@ -217,13 +216,16 @@ def told_clips(count: int) -> list[list[dict]]:
 def train_tokenizer(chats: list[list[dict]]) -> PreTrainedTokenizerFast:
     """One token per word, with the space before it, or punctuation mark."""
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    texts = render_jinja_template(chats, chat_template=CHAT_TEMPLATE, eos_token="\n")[0]
+    template = Path(transformers_valley.__file__).with_name("chat_template.jinja").read_text()
+    empty = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    empty = PreTrainedTokenizerFast(tokenizer_object=empty, chat_template=template, eos_token="\n")
+    texts = empty.apply_chat_template(chats, tokenize=False)
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())})
     vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizers.Lowercase(), split, decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHAT_TEMPLATE, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)
 
 
 def pretrain_language_model(folder: Path, seed: int, steps: int = 120, batch_size: int = 32) -> None:

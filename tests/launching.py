@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from transformers_valley.training.launch import missing_build_tools
+from transformers_valley.training.checks import missing_build_tools
 
 
 ROOT = Path(__file__).parent.parent

@@ -1,16 +1,12 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import pytest
 import torch
-from clips import write_clip
-from PIL import Image
 from tiny import random_frames
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from transformers_valley import video_processing_valley
 from transformers_valley.chat import VideoChat, _Pieces
-from transformers_valley.cli import app
 from transformers_valley.processing_valley import trim_answer
 from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
@@ -43,6 +39,18 @@ def test_answers_are_those_of_reading_the_whole_conversation_each_time(chat, mod
         answer = chat.ask(text, **visuals)
         assert answer == from_scratch(model, processor, chat.messages[:-1])
         assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+
+
+def test_another_first_question_about_a_clip_does_not_read_it_again(chat, model, processor, clip):
+    sampled = processor.video_processor.sample(clip)
+    alone = {"What happens?": None, "What colour is it?": None}
+    for question in alone:
+        chat.reset(keep_cache=True)
+        alone[question] = chat.ask(question, videos=[sampled])
+        assert alone[question] == from_scratch(model, processor, chat.messages[:-1])
+    assert chat.num_tokens_read < 20  # of the question; the clip alone has more
+    chat.reset()
+    assert chat.ask("What happens?", videos=[sampled]) == alone["What happens?"] and chat.num_tokens_read > 30
 
 
 def test_what_was_read_is_not_read_again(chat, model, processor, clip, monkeypatch):
@@ -186,56 +194,3 @@ def test_reset_begins_anew(model, processor, clip):
     chat.reset()
     assert chat.messages == [{"role": "system", "content": "Be brief."}]
     assert chat.ask("What happens?", videos=[clip]) == first
-
-
-# --- valley chat ---------------------------------------------------------------------------------------------------
-
-
-def talk(checkpoint, *arguments, text):
-    return CliRunner().invoke(app, ["chat", checkpoint, *arguments, "--max-new-tokens", "6"], input=text)
-
-
-def test_command_answers_line_by_line(checkpoint, model, processor, clip):
-    result = talk(checkpoint, clip, text="What happens?\n\nAnd then?\n")
-    chat = VideoChat(model, processor, **NEW)
-    answers = [chat.ask("What happens?", videos=[clip]), chat.ask("And then?")]
-    assert result.exit_code == 0
-    assert result.stdout == "".join(f"{answer}\n" for answer in answers)
-    assert "2 frames from 0:00.00 to 0:02.00" in result.stderr
-
-
-def test_command_goes_on_after_bad_input(checkpoint, clip, tmp_path):
-    result = talk(
-        checkpoint,
-        text=f"/show {tmp_path}/none.mp4\n/dance\n/show {clip}\nWhat happens?\n/reset\nHi\n/quit\nnot read\n",
-    )
-    assert result.exit_code == 0
-    assert "there is no such file" in result.stderr
-    assert "There is no command /dance; there are /show CLIP, /reset and /quit." in result.stderr
-    assert "2 frames" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere"),
-        (["CKPT", "none.mp4"], "there is no such file"),
-        (["CKPT", "--num-frames", "4", "--fps", "1"], "exclude each other"),
-    ],
-)
-def test_command_that_cannot_begin_says_why(checkpoint, arguments, message):
-    result = CliRunner().invoke(app, ["chat", *[checkpoint if a == "CKPT" else a for a in arguments]], input="Hi\n")
-    assert result.exit_code == 1
-    assert message in result.stderr and result.stderr.strip().count("\n") == 0
-
-
-def test_sampling_of_the_command(checkpoint, clip, tmp_path):
-    result = talk(checkpoint, clip, "--num-frames", "5", text="What?\n")
-    assert "5 frames" in result.stderr
-    write_clip(tmp_path / "long.mp4", 20, fps=10)
-    assert "8 frames" in talk(checkpoint, str(tmp_path / "long.mp4"), "--fps", "4", text="What?\n").stderr
-
-
-def test_an_image_is_shown_as_an_image(checkpoint, tmp_path):
-    Image.new("RGB", (40, 30), "red").save(tmp_path / "picture.png")
-    assert "an image" in talk(checkpoint, str(tmp_path / "picture.png"), text="What?\n").stderr

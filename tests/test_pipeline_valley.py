@@ -6,7 +6,7 @@ import pytest
 import torch
 from clips import write_clip
 from PIL import Image
-from tiny import OLD, random_frames
+from tiny import random_frames
 from transformers import TextStreamer, pipeline
 
 from transformers_valley import VideoTextToTextPipeline
@@ -129,10 +129,44 @@ def test_an_answer_of_the_pipeline_can_be_continued(pipe, clip):
     assert longer[-1]["content"][0]["text"].startswith(messages[-1]["content"])
 
 
-@pytest.mark.skipif(OLD, reason="the pipelines of transformers up to 5.22 return one candidate")
 def test_several_candidates_per_prompt(pipe, clip):
     options = {"generate_kwargs": {"num_return_sequences": 3, "do_sample": True}, **NEW}
     assert len(pipe(clip, "What?", **options)) == 3
+
+
+def test_settings_of_generation_and_sampling_may_stand_beside_the_question(pipe, clip):
+    seen = []
+    pipe.model.model.vision_tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    torch.manual_seed(0)
+    flat = pipe(clip, "What?", do_sample=True, temperature=50.0, num_frames=4, **NEW)
+    torch.manual_seed(0)
+    options = {"generate_kwargs": {"do_sample": True, "temperature": 50.0}, "processor_kwargs": {"num_frames": 4}}
+    assert answer(flat) == answer(pipe(clip, "What?", **options, **NEW)) and seen == [4, 4]
+    assert answer(flat) != answer(pipe(clip, "What?", num_frames=4, **NEW))
+
+
+def test_settings_of_the_pipeline_hold_for_all_its_calls(checkpoint, clip):
+    pipe = pipeline("video-text-to-text", model=checkpoint, max_new_tokens=3, return_full_text=False, num_frames=2)
+    plain = pipeline("video-text-to-text", model=checkpoint)
+    expected = plain(clip, "What?", max_new_tokens=3, return_full_text=False, num_frames=2)
+    assert answer(pipe(clip, "What?")) == answer(expected)
+    assert len(answer(pipe(clip, "What?", return_full_text=True))) == 2
+
+
+@pytest.mark.parametrize("option", ["temprature", "nframes", "timeout"])
+def test_an_option_that_nobody_knows_is_an_error(pipe, clip, checkpoint, option):
+    with pytest.raises(TypeError, match=f"has no argument {option}"):
+        pipe(clip, "What?", **{option: 1})
+
+
+def test_a_stop_sequence_is_no_part_of_the_answer(pipe, clip):
+    whole = answer(pipe(clip, "What?", **NEW))
+    for option in ({"stop_sequence": whole[1:3]}, {"generate_kwargs": {"stop_strings": [whole[1:3]]}}):
+        assert answer(pipe(clip, "What?", **option, **NEW)) == whole.partition(whole[1:3])[0].strip()
+
+
+def test_no_chat_at_all_gets_no_answer(pipe):
+    assert pipe([]) == []
 
 
 @pytest.mark.parametrize("full", [True, False])

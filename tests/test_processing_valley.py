@@ -12,7 +12,7 @@ from transformers import AutoProcessor, LlamaTokenizer
 
 from transformers_valley import ValleyProcessor
 from transformers_valley.configuration_valley import SPECIAL_TOKENS
-from transformers_valley.processing_valley import trim_answer
+from transformers_valley.processing_valley import join_visuals, trim_answer
 
 
 TENSORS = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -391,3 +391,16 @@ def test_an_answer_is_trimmed_while_it_is_written(size):
     shown = [trim_answer(text[:end], ["###"], is_whole=end >= len(text)) for end in ends]
     assert shown[-1] == "A dog # runs."
     assert all(shown[-1].startswith(part) for part in shown)
+
+
+def test_visuals_are_joined_in_their_order_and_clips_padded_at_the_end_of_time(processor):
+    def encode(*blocks):
+        return processor.apply_chat_template([user(*blocks, "What?")], **TENSORS)
+
+    both, text, clip, picture = (encode(video(1), image()), encode(), encode(video(3)), encode(image()))
+    batch = join_visuals([both, text, clip, picture])
+    assert batch["video_num_frames"].tolist() == [1, 3]
+    assert batch["pixel_values_videos"].shape[:2] == (2, 3) and not batch["pixel_values_videos"][0, 1:].any()
+    torch.testing.assert_close(batch["pixel_values_videos"][1:], clip["pixel_values_videos"])
+    torch.testing.assert_close(batch["pixel_values"], torch.cat([both["pixel_values"], picture["pixel_values"]]))
+    assert join_visuals([text]) == {}

@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, StopStringCriteria
 from typer.testing import CliRunner
 
-from transformers_valley import cli
+from valley_cli.app import app as valley
 
 
 pytest.importorskip("fastapi")
@@ -42,7 +42,7 @@ from transformers_valley.serving import RequestError, RequestReader, ValleyModel
 
 
 TOKENS = 12
-VALLEY = "from transformers_valley.cli import app; app()"
+VALLEY = "from valley_cli.app import app; app()"
 # Without the package: `python -S` does not look into the files that install it for editing.
 PLAIN = """
 import importlib.util
@@ -784,7 +784,7 @@ def test_damaged_clip_is_read_in_part_where_asked(reader, tmp_path):
 
 
 def start_error(*words: str) -> str:
-    result = CliRunner().invoke(cli.app, ["serve", *map(str, words)])
+    result = CliRunner().invoke(valley, ["serve", *map(str, words)])
     assert result.exit_code == 1, result.exception
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
     return result.stderr

@@ -78,14 +78,22 @@ class VideoChat:
         self.num_tokens_read = 0  # of the last prompt; the others were in the cache
         self.reset()
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def reset(self, keep_cache: bool = False) -> None:
+        """
+        Begin a new conversation.
+
+        Args:
+            keep_cache (`bool`, *optional*, defaults to `False`):
+                Keep the KV cache: what the next conversation begins with alike, such as the same
+                [`SampledVideo`](transformers_valley.video_decoding.SampledVideo), is not read again.
+        """
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
-        self._forget()
+        if not keep_cache:
+            self._forget()
 
     def ask(
         self,
-        text: str,
+        text: str | list[dict[str, Any]],
         videos: list[Any] | tuple = (),
         images: list[Any] | tuple = (),
         on_text: Callable[[str], None] | None = None,
@@ -94,8 +102,8 @@ class VideoChat:
         Ask the next question.
 
         Args:
-            text (`str`):
-                The question.
+            text (`str` or `list[dict]`):
+                The question; or all that the turn consists of, as blocks of a chat message, in their order.
             videos, images (`list`, *optional*):
                 What it shows beside what was shown before, in any form that the processor reads. Clips are decoded
                 here, once.
@@ -107,11 +115,17 @@ class VideoChat:
 
         Raises:
             VideoDecodeError: if a clip cannot be decoded. The conversation stays as it was.
-            ValueError: if the conversation is longer than the model can read.
+            ValueError: if the conversation is longer than the model can read, or visuals come beside blocks.
         """
-        content = [{"type": "image", "image": image} for image in images]
-        content += [{"type": "video", "video": self.processor.video_processor.sample(clip)} for clip in videos]
-        messages = [*self.messages, {"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        if isinstance(text, str):
+            blocks = [{"type": "image", "image": image} for image in images]
+            blocks += [{"type": "video", "video": clip} for clip in videos]
+            blocks += [{"type": "text", "text": text}]
+        elif videos or images:
+            raise ValueError("Where `text` is a list of blocks, the clips and images stand in it, not beside it.")
+        else:
+            blocks = text
+        messages = [*self.messages, {"role": "user", "content": [self._decode(block) for block in blocks]}]
         inputs = self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
@@ -137,6 +151,12 @@ class VideoChat:
         answer = trim_answer(answer, self._stop_strings, is_whole=True)
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         return answer
+
+    def _decode(self, block: dict[str, Any]) -> dict[str, Any]:
+        for visual in iter_visuals([{"role": "user", "content": [block]}]):
+            if visual.modality == "video":
+                return {"type": "video", "video": self.processor.video_processor.sample(visual.source)}
+        return block
 
     def _forget(self) -> None:
         self._cache = DynamicCache(config=self.model.config)

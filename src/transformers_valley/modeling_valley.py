@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -721,17 +721,16 @@ class ValleyModel(ValleyVisualModel):
 
         outputs = self.language_model(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
         visuals = {f"{modality}_outputs": output for modality, output in features.items()}
-        return self._return(_extend(ValleyModelOutputWithPast, outputs, **visuals), return_dict)
+        return self._return(_output(ValleyModelOutputWithPast, **outputs, **visuals), return_dict)
 
 
-def _extend(kind: type[ModelOutput], outputs: ModelOutput, **more: Any) -> ModelOutput:
-    """`outputs` as another kind with more fields. What that has no field for comes along all the same."""
-    names = {field.name for field in fields(kind)}
-    extended = kind(**{name: value for name, value in outputs.items() if name in names}, **more)
-    for name, value in outputs.items():
-        if name not in names:
-            extended[name] = value
-    return extended
+def _output(kind: type[ModelOutput], **values: Any) -> ModelOutput:
+    """An output of this kind, its values in this order, with those that the kind has no field for among them."""
+    output = kind()
+    for name, value in values.items():
+        if value is not None:
+            output[name] = value
+    return output
 
 
 def _to_list(counts: torch.Tensor | Sequence[int]) -> list[int]:
@@ -917,7 +916,7 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
             if aux_loss is not None:
                 loss = loss + text_config.router_aux_loss_coef * aux_loss.to(loss.device)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        outputs = _extend(ValleyCausalLMOutputWithPast, others, loss=loss, logits=logits, aux_loss=aux_loss)
+        outputs = _output(ValleyCausalLMOutputWithPast, loss=loss, logits=logits, **others, aux_loss=aux_loss)
         return self._return(outputs, return_dict)
 
     def generate(self, *args: Any, **kwargs: Any):

@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .configuration_valley import SPECIAL_TOKENS, add_special_tokens, count_patches
@@ -19,49 +22,8 @@ from .video_processing_valley import ValleyVideoProcessor, ValleyVideoProcessorK
 from .video_sources import load_image
 
 
-# The paper's prompt (Section 4.3): `### system`, `### Human:`, `### Assistant:`. What the model learns to write, end
-# token included, stands between the generation markers; so does the space before it, or a prompt that ends in a space
-# would not be a token prefix of the training row. Visuals and texts of one message stand on lines of their own.
-CHAT_TEMPLATE = """\
-{%- macro render(content) -%}
-    {%- if content is string -%}
-        {{- content -}}
-    {%- else -%}
-        {%- for block in content -%}
-            {%- if not loop.first -%}{{- "\\n" -}}{%- endif -%}
-            {%- if block.type == "image" -%}
-                {{- "<image>" -}}
-            {%- elif block.type == "video" -%}
-                {{- "<video>" -}}
-            {%- elif block.type == "text" -%}
-                {{- block.text -}}
-            {%- else -%}
-                {{- raise_exception("Valley reads text, image and video content, not " ~ block.type) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}
-{%- if not messages or messages[0].role != "system" -%}
-    {{- "### You are Valley, an assistant that sees images and videos and answers from what they show.\\n" -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- if message.role == "system" -%}
-        {{- "### " ~ render(message.content) ~ "\\n" -}}
-    {%- elif message.role == "user" -%}
-        {{- "### Human: " ~ render(message.content) ~ "\\n" -}}
-    {%- elif message.role == "assistant" -%}
-        {{- "### Assistant:" -}}
-        {%- generation -%}
-            {{- " " ~ render(message.content) ~ eos_token -}}
-        {%- endgeneration -%}
-        {{- "\\n" -}}
-    {%- else -%}
-        {{- raise_exception("Valley knows the roles system, user and assistant, not " ~ message.role) -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "### Assistant:" -}}{%- endif -%}
-"""
+# The paper's prompt (Section 4.3), for processors that are made anew: a checkpoint brings its own.
+_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 
 
 class ValleyProcessor(ProcessorMixin):
@@ -101,7 +63,9 @@ class ValleyProcessor(ProcessorMixin):
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         # Prompts are continued: an answer has to follow the last real token. Training asks for the right side itself.
         tokenizer.padding_side = "left"
-        super().__init__(image_processor, video_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        super().__init__(
+            image_processor, video_processor, tokenizer, chat_template=chat_template or _TEMPLATE_FILE.read_text()
+        )
 
     @classmethod
     def from_vision_text_pretrained(
@@ -536,7 +500,35 @@ def _flatten_images(images: Any) -> Iterator[Any]:
         yield images
 
 
-def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = True) -> str:
+def join_samples(samples: Sequence[Mapping], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """
+    Several outputs of the processor, one prompt each, as one batch to generate from.
+
+    Args:
+        samples (`list[dict]`):
+            With tensors of a batch of one.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Pads the prompts on the left.
+
+    Returns:
+        `dict` with the visuals of all samples, one after the other, clips padded at the end of time.
+    """
+    prompts = [{name: sample[name][0] for name in ("input_ids", "attention_mask")} for sample in samples]
+    return dict(tokenizer.pad(prompts, padding_side="left", return_tensors="pt")) | join_visuals(samples)
+
+
+def join_visuals(samples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+    """The images and clips of several outputs of the processor as those of one batch."""
+    batch = {}
+    for name in ("pixel_values", "video_num_frames"):
+        if parts := [sample[name] for sample in samples if name in sample]:
+            batch[name] = torch.cat(parts)
+    if clips := [clip for sample in samples for clip in sample.get("pixel_values_videos", ())]:
+        batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
+    return batch
+
+
+def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = True, keeps_space: bool = False) -> str:
     """
     An answer without the space that the prompt leaves to the model and without the string that ends it.
 
@@ -547,14 +539,16 @@ def trim_answer(text: str, stop_strings: Sequence[str] = (), is_whole: bool = Tr
             Strings of which the first one to appear ends the answer.
         is_whole (`bool`, *optional*, defaults to `True`):
             `False` while it is written: then what may yet turn out to be the end is left out.
+        keeps_space (`bool`, *optional*, defaults to `False`):
+            `True` for what continues a text.
     """
-    text = text.lstrip()
+    text = text if keeps_space else text.lstrip()
     for stop in stop_strings:
         text = text.partition(stop)[0]
         begun = [length for length in range(1, len(stop)) if text.endswith(stop[:length])]
         if begun and not is_whole:
             text = text[: -max(begun)]
-    return text.rstrip()
+    return text if keeps_space else text.rstrip()
 
 
 def output_size(processor: Any) -> tuple[int, int]:
@@ -567,4 +561,12 @@ def output_size(processor: Any) -> tuple[int, int]:
 
 ValleyProcessor.register_for_auto_class()
 
-__all__ = ["CHAT_TEMPLATE", "ValleyProcessor", "Visual", "iter_visuals", "output_size", "trim_answer"]
+__all__ = [
+    "ValleyProcessor",
+    "Visual",
+    "iter_visuals",
+    "join_samples",
+    "join_visuals",
+    "output_size",
+    "trim_answer",
+]

@@ -213,8 +213,8 @@ class ValleyVideoProcessor(BaseVideoProcessor):
             VideoDecodeError: if the clip cannot be decoded or is corrupt; it names the file and the reason.
             ValueError, TypeError: if `fps` and `num_frames` are both given, or a value makes no sense.
         """
-        if isinstance(clip, SampledVideo):
-            return clip
+        if (sampled := _sampled_before(clip)) is not None:
+            return sampled
         clip, rule = self._sampling_rule(kwargs).unwrap(clip)
         options = self._loading_options(kwargs) | {"num_threads": self._count_threads(kwargs)}
         return sample_video(clip, **asdict(rule), **options)
@@ -271,10 +271,8 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         self, clip: Any, metadata: VideoMetadata | None, rule: SamplingRule, options: dict, kwargs: dict
     ) -> tuple[Any, VideoMetadata]:
         """One clip of any form to its frames (a 4-D array or tensor) and their description."""
-        settings = unwrap_segment(clip).settings
+        sampled = _sampled_before(clip)
         clip, rule = rule.unwrap(clip)
-        if isinstance(clip, SampledVideo) and settings:
-            raise ValueError(f"A SampledVideo has its frames already: {', '.join(settings)} cannot be given with it.")
         if isinstance(clip, list | tuple) and len(clip) and getattr(clip[0], "ndim", None) == 3:
             clip = _stack_frames(clip)
         if isinstance(clip, np.ndarray | torch.Tensor | list | tuple):
@@ -284,8 +282,8 @@ class ValleyVideoProcessor(BaseVideoProcessor):
                 f"video_metadata describes frames, but the clip is of type {type(clip).__name__}, which has times of "
                 "its own: leave it out (None)."
             )
-        elif isinstance(clip, SampledVideo):
-            frames, metadata = clip.frames, _describe(clip)
+        elif sampled is not None:
+            frames, metadata = sampled.frames, _describe(sampled)
         else:
             sampled = sample_video(clip, **asdict(rule), **options)
             frames, metadata = sampled.frames, _describe(sampled)
@@ -350,6 +348,17 @@ def _list_metadata(metadata: Any, count: int) -> list[VideoMetadata | None]:
     if len(metadata) != count:
         raise ValueError(f"video_metadata describes {len(metadata)} clips, but {count} are given.")
     return [VideoMetadata(**item) if isinstance(item, dict) else item for item in metadata]
+
+
+def _sampled_before(clip: Any) -> SampledVideo | None:
+    """The frames of a clip that was sampled before, also where it is the `video` of a content block."""
+    segment = unwrap_segment(clip)
+    if not isinstance(segment.source, SampledVideo):
+        return None
+    if segment.settings:
+        settings = ", ".join(segment.settings)
+        raise ValueError(f"A SampledVideo has its frames already: {settings} cannot be given with it.")
+    return segment.source
 
 
 def _stack_frames(frames: Sequence) -> np.ndarray | torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 from tiny import tiny_valley
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from transformers_valley.training import attend_by_row, attention
+from transformers_valley.training import attention
+from transformers_valley.training.attention import attend_by_row
 
 
 SMALL = dict(vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4)

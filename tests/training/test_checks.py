@@ -6,16 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import sft
+import torch
+from accelerate.utils import HfDeepSpeedConfig
 from clips import write_clip
 from launching import arguments
 from tiny import tiny_text, tiny_tokenizer, tiny_valley
 from transformers import AutoProcessor
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from transformers_valley.training import checks
+from transformers_valley.training.checks import check_launch, missing_build_tools
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,7 @@ def folder(checkpoint, tmp_path_factory):
     short, long = ([*turns[:1], {"from": "gpt", "value": "Bars. " * n}] for n in (1, 50))
     pair = [{"id": str(index), "video": clip, "conversations": turns} for index, turns in enumerate((short, long))]
     (folder / "one_long.json").write_text(json.dumps(pair))
+    (folder / "gone.json").write_text(json.dumps([{"video": "gone.mp4", "conversations": turns}] * 2))
     many = [{"from": "human", "value": "What? " * 30 + "<video>"}, turns[1]]
     (folder / "many_clips.json").write_text(json.dumps([pair[0], {**pair[1], "id": "many", "conversations": many}]))
     (folder / "adapter").mkdir()
@@ -88,6 +95,7 @@ OURS = [
     (STAGE2, {"model_name_or_path": "adapter"}, "is a LoRA adapter. To train on from it, merge it"),
     (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
     # options
+    (STAGE2, {"load_in_4bit": True}, "Quantized weights do not train: .* set use_peft: true"),
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
     (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
     (STAGE2, {"padding_free": True}, "TRL's padding_free is for text only. Set pack_batches: true"),
@@ -95,6 +103,16 @@ OURS = [
         STAGE2,
         {"cache_vision_features": "kept", "streaming": True, "max_steps": 1},
         "streamed rows are not known then: set streaming: false",
+    ),
+    (
+        STAGE2,
+        {"train_sampling_strategy": "group_by_length", "streaming": True, "max_steps": 1},
+        "train_sampling_strategy='group_by_length' needs to know all rows.*set streaming: false",
+    ),
+    (
+        STAGE2,
+        {"on_missing": "raise", "data": "gone.json"},
+        "2 rows show clips .* that are not there .2 of gone., among",
     ),
     (STAGE2, {"use_liger_kernel": True}, "use_liger_kernel has no effect"),
     (STAGE2, {"activation_offloading": True}, "this run is on the CPU. Set gradient_checkpointing"),
@@ -117,7 +135,6 @@ OURS = [
 THEIRS = [
     (LORA, {"lora_target_modules": "lm_head"}, "adapter to `lm_head` is not supported"),
     (STAGE2, {"eval_strategy": "epoch"}, "didn't pass an `eval_dataset`"),
-    (STAGE2, {"load_in_4bit": True}, "cannot perform fine-tuning on purely quantized models"),
     (STAGE2, {"report_to": "wandbb"}, "wandbb is not supported, only"),
     (STAGE2, {"fp16": True, "bf16": True}, "At most one of fp16 and bf16"),
 ]
@@ -203,3 +220,73 @@ def test_a_deepspeed_config_that_contradicts_the_arguments(folder, tmp_path):
         "bf16.enabled=True vs hf bf16|bf16_full_eval=False",
     ):
         assert difference in result.stderr
+
+
+# --- The launch ---
+
+
+@pytest.fixture
+def args(tmp_path, monkeypatch):
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_CPU", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    return SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+
+
+def test_one_process_is_fine(args):
+    check_launch(args)
+
+
+def test_fsdp_is_refused_with_a_way_out(args, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP is not supported: .*lm_head.*zero2.yaml or zero3.yaml"):
+        check_launch(args)
+
+
+def test_processes_that_would_train_alone_are_refused(args, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were started and each would train alone, on cpu.*--use_cpu"):
+        check_launch(args)
+
+
+def test_one_process_in_place_of_several_is_refused(args, monkeypatch):
+    """The environment that `accelerate launch --cpu --num_processes 2` makes."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    check_launch(args)
+    monkeypatch.setenv("MASTER_ADDR", "node1")  # of a scheduler
+    check_launch(args)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="asked for several processes and started one.*ddp_cpu.yaml"):
+        check_launch(args)
+
+
+def test_what_deepspeed_lacks_is_named(args, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    check_launch(args)  # nothing is compiled without DeepSpeed
+    args.deepspeed_plugin = object()
+    with pytest.raises(
+        RuntimeError,
+        match=r"communication.*lacks ninja, a C\+\+ compiler \(c\+\+\), Python.h of.*apt install",
+    ):
+        check_launch(args)
+
+
+@pytest.mark.parametrize(("device", "compiles"), [("cpu", True), ("nvme", True), ("none", False)])
+def test_an_offloaded_optimizer_is_compiled_on_gpus_too(device, compiles, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(checks, "missing_build_tools", lambda: ["ninja"])
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": device}}})
+    plugin = SimpleNamespace(hf_ds_config=config)
+    args = SimpleNamespace(fsdp=None, world_size=1, device=torch.device("cuda"), deepspeed_plugin=plugin)
+    with pytest.raises(RuntimeError, match="an optimizer for the CPU.*lacks ninja") if compiles else nullcontext():
+        check_launch(args)
+
+
+def test_ninja_is_found_beside_the_interpreter(monkeypatch, tmp_path):
+    (tmp_path / "ninja").touch(mode=0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert "ninja" not in missing_build_tools()
+    assert shutil.which("ninja") == str(tmp_path / "ninja")

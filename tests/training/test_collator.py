@@ -10,7 +10,7 @@ import sft
 import torch
 from clips import write_clip
 from datasets import Dataset
-from launching import arguments, launch
+from launching import arguments, launch, needs_deepspeed
 from PIL import Image
 from test_stages import STAGE1, STAGE2
 from tiny import NUM_PATCHES
@@ -23,7 +23,8 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from transformers_valley.data.decode import BadSampleError
 from transformers_valley.data.lengths import add_lengths, clip_tokens, count_tokens, image_tokens
 from transformers_valley.data.load import FEATURES, iter_records
-from transformers_valley.training import ValleyArguments, ValleyDataCollator, prepare_rows, set_trainable
+from transformers_valley.training import ValleyArguments, ValleyDataCollator, set_trainable
+from transformers_valley.training.prepare import prepare_rows
 
 
 @pytest.fixture(scope="module")
@@ -156,77 +157,30 @@ def test_the_error_crosses_process_borders(processor, media):
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (2, 2), (7, 1)])
-def test_a_bad_row_is_replaced_by_the_next_good_one(processor, media, tmp_path, batch_size, workers):
+def test_a_bad_row_is_left_out_and_written_down(processor, media, tmp_path, batch_size, workers):
     bad = {1: "gone.mp4", 2: "torn.png", 6: "text.mp4"}
     rows = make_rows(media, [record(f"{i}", bad.get(i, MIXED[i % 4])) for i in range(7)])
     file = tmp_path / "out" / "bad_samples" / "rank0.jsonl"
-    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip", bad_sample_file=file, max_bad_share=1)
+    collator = ValleyDataCollator(processor, on_bad_sample="skip", bad_sample_file=file, max_bad_share=1)
     batches = list(DataLoader(rows, batch_size, num_workers=workers, collate_fn=collator))
-    found = [answer.split()[1][0] for batch in batches for answer in answers(processor, batch)]
-    assert found == ["0", "3", "3", "3", "4", "5", "0"]
+    learnt = [answer for batch in batches for answer in answers(processor, batch) if answer]
+    assert learnt == [f"Answer {i}.</s>" for i in (0, 3, 4, 5)]
     entries = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda entry: entry["id"])
-    assert [(entry["id"], entry["replaced_by"]) for entry in entries] == [("1", "3"), ("2", "3"), ("6", "0")]
-    assert {entry["source"] for entry in entries} == {"rows"}
+    assert [entry["id"] for entry in entries] == ["1", "2", "6"] and {entry["source"] for entry in entries} == {"rows"}
     assert entries[0]["file"].endswith("gone.mp4") and entries[0]["reason"] == "there is no such file."
+    assert collator.bad_rows.count() == (7, 3)
 
 
-def test_rows_of_one_id_are_told_apart(processor, media):
-    rows = make_rows(media, [record("x"), record("a", answer="first"), record("x", "gone.mp4"), record("b")])
-    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip")
-    assert answers(processor, collator([rows[2]])) == ["Answer b.</s>"]
-
-
-def test_without_a_file_a_skipped_row_is_a_warning(processor, media, caplog):
-    rows = make_rows(media, [record("x", "gone.mp4"), record("b")])
-    ValleyDataCollator(processor, rows, on_bad_sample="skip")([rows[0]])
-    assert "Row 'x' of 'rows' cannot be trained on" in caplog.text and "replaced by row 'b'" in caplog.text
-
-
-def test_without_its_data_set_a_row_is_replaced_out_of_its_batch(processor, media):
-    good = make_rows(media, [record("a"), record("b")])
-    bad = make_rows(media, [record("x", "gone.mp4")], name="streamed")
-    for dataset in (None, good):  # streamed rows, and those of an evaluation
-        collator = ValleyDataCollator(processor, dataset, on_bad_sample="skip")
-        batch = collator([good[0], bad[0], good[1]])
-        assert answers(processor, batch) == ["Answer a.</s>", "Answer b.</s>", "Answer b.</s>"]
-        with pytest.raises(ValueError, match="no good row in its batch.*Row 'x' of 'streamed'"):
-            collator([bad[0]])
-
-
-def test_too_many_bad_rows_end_the_run(processor, media, tmp_path):
-    """One early bad row does not; three of three do, over workers that end with each epoch."""
-    rows = make_rows(media, [record("good"), *(record(f"{i}", "gone.mp4") for i in range(3))])
-    options = {"on_bad_sample": "skip", "bad_sample_file": tmp_path / "bad.jsonl"}
-    collator = ValleyDataCollator(processor, rows, max_bad_share=0.5, **options)
-    for _ in range(3):  # a bad row of two each time
-        list(DataLoader(rows.select([0, 3]), 1, num_workers=2, collate_fn=collator))
-    collator = ValleyDataCollator(processor, rows, **options)
-    epoch = [rows[3]]
-    for _ in range(2):
-        list(DataLoader(epoch, 1, num_workers=1, collate_fn=collator))
-    with pytest.raises(ValueError, match="3 of the 3 rows that this process has read are bad") as caught:
-        collator(epoch)
-    last = str(caught.value).strip().splitlines()[-1]
-    assert "3 of the 3 rows" in last and "5 of 'rows'" in last and "bad.jsonl" in last and "gone.mp4" in last
-
-
-@pytest.mark.parametrize(("bad", "read"), [(3, 3), (13, 100), (73, 1000), (569, 10_000)])
-def test_the_share_that_ends_a_run_is_the_documented_one(processor, bad, read):
-    collator = ValleyDataCollator(processor, on_bad_sample="skip")
-    assert collator._exceeds_share(bad, read) and not collator._exceeds_share(bad - 1, read)
-
-
-def test_a_wrong_media_root_ends_the_run_at_once(processor, media):
-    rows = make_rows(media, [record(f"{i}", "gone.mp4") for i in range(100)])
-    collator = ValleyDataCollator(processor, rows, on_bad_sample="skip")
-    with pytest.raises(ValueError, match="13 rows in a row, of 100 in all, are bad, more than max_bad_share=0.05"):
-        collator([rows[0]])
-
-
-def test_no_good_row_at_all(processor, media):
-    rows = make_rows(media, [record("x", "gone.mp4"), record("y", "gone.mp4")])
-    with pytest.raises(ValueError, match="no good row in the data set"):
-        ValleyDataCollator(processor, rows, on_bad_sample="skip", max_bad_share=1)([rows[0]])
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_a_batch_without_a_good_row_teaches_nothing(processor, model, media, padding_free):
+    rows = make_rows(media, [record("x", "gone.mp4"), record("y", "torn.png")])
+    options = {"on_bad_sample": "skip", "max_bad_share": 1, "padding_free": padding_free}
+    batch = ValleyDataCollator(processor, **options)(list(rows))
+    assert batch["input_ids"].numel() == 2 and (batch["labels"] == -100).all() and "pixel_values" not in batch
+    labels = batch.pop("labels")
+    model.train()
+    logits = model(**batch).logits
+    assert logits.isfinite().all() and labels.shape == logits.shape[:2]
 
 
 # --- long rows ---
@@ -259,10 +213,10 @@ def test_a_long_row_is_cut_after_its_last_visual(processor, media):
 
 def test_a_long_row_is_dropped(processor, media):
     rows = make_rows(media, [two_visuals("A red circle. " * 20), record("b")])
-    collator = ValleyDataCollator(processor, rows, 100, on_bad_sample="skip", on_long_row="drop")
-    assert answers(processor, collator([rows[0]])) == ["Answer b.</s>"]
+    collator = ValleyDataCollator(processor, 100, on_bad_sample="skip", on_long_row="drop")
+    assert answers(processor, collator(list(rows))) == ["Answer b.</s>"]
     with pytest.raises(BadSampleError, match=r"it has \d+ tokens, more than max_length=100"):
-        ValleyDataCollator(processor, rows, 100, on_long_row="drop")([rows[0]])
+        ValleyDataCollator(processor, 100, on_long_row="drop")([rows[0]])
 
 
 def test_max_length_holds_a_visual(processor):
@@ -335,6 +289,19 @@ def test_long_rows_are_told_before_training(processor, media, tmp_path, capsys, 
     assert kept.column_names == rows.column_names
     prepare_rows(rows, processor, *run_arguments(tmp_path, rule, max_length=3000))
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_held_out_rows_are_prepared_as_those_trained_on(checkpoint, media, tmp_path, strategy):
+    """A held-out row that is too long would end the run at its first evaluation, and so would one without a length."""
+    for name, answer in (("rows", "Yes."), ("held", "A red circle. " * 90)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([record("a"), record("b"), record("c", answer=answer)]))
+    flags = arguments("stage2_instruct.yaml", checkpoint, tmp_path / "rows.json", tmp_path / "out")
+    flags += ["--eval_data", str(tmp_path / "held.json"), "--eval_strategy", "steps", "--eval_steps", "1"]
+    flags += ["--max_length", "300", "--on_long_row", "drop", "--train_sampling_strategy", strategy]
+    trainer = sft.main([*flags, "--max_steps", "1", "--preview_steps", "0"])
+    assert trainer.eval_dataset["held"]["id"][:] == ["a", "b"]
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_held_loss" in entry] == [1]
 
 
 def test_all_rows_are_too_long(processor, media, tmp_path):
@@ -437,7 +404,7 @@ def test_sft_skips_and_writes_down_bad_rows(checkpoint, media, tmp_path):
     trainer = sft.main(arguments("stage2_instruct.yaml", checkpoint, file, tmp_path / "out", **overrides))
     assert trainer.state.global_step == 2
     (line,) = (tmp_path / "out" / "bad_samples" / "rank0.jsonl").read_text().splitlines()
-    assert json.loads(line)["id"] == "2" and json.loads(line)["replaced_by"] == "3"
+    assert json.loads(line)["id"] == "2"
 
 
 def test_sft_streams_rows(checkpoint, media, tmp_path):
@@ -448,11 +415,12 @@ def test_sft_streams_rows(checkpoint, media, tmp_path):
     assert trainer.state.global_step == 3 and "streamed" in (tmp_path / "out" / "README.md").read_text()
 
 
-def launch_two(tmp_path, checkpoint, file, **overrides):
+def launch_two(tmp_path, checkpoint, file, config="ddp_cpu", **overrides):
     """`examples/sft.py` on two processes, stage 1, in the order of the file."""
     overrides |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
     flags = arguments("stage1_align.yaml", checkpoint, file, tmp_path / "two", **overrides)
-    return launch(tmp_path / "two.txt", "ddp_cpu", sft.__file__, *flags)
+    precision = ("--mixed_precision", "no") if config == "zero2" else ()
+    return launch(tmp_path / "two.txt", config, sft.__file__, *flags, launch_flags=precision)
 
 
 @pytest.mark.slow
@@ -469,20 +437,27 @@ def test_a_bad_row_ends_two_processes(checkpoint, media, tmp_path, workers):
 
 
 @pytest.mark.slow
-def test_two_processes_replace_the_same_rows_as_one(checkpoint, media, tmp_path):
+@pytest.mark.parametrize("config", ["ddp_cpu", "zero2"])
+def test_two_processes_leave_out_the_same_rows_as_one(checkpoint, media, tmp_path, config):
+    """In the second step one process has good rows alone and the other has none, in the third no process has any."""
+    if config == "zero2":
+        needs_deepspeed()
     file = media / "skipped.json"
-    bad = {1: "gone.mp4", 6: "torn.mp4"}
-    file.write_text(json.dumps([record(f"{i}", bad.get(i, MIXED[i % 4])) for i in range(8)]))
-    options = {"media_root": media, "on_bad_sample": "skip", "max_bad_share": 0.5}
+    bad = {1: "gone.mp4", 6: "torn.mp4", 7: "gone.png", **dict.fromkeys(range(8, 12), "gone.mp4")}
+    file.write_text(json.dumps([record(f"{i}", bad.get(i, MIXED[i % 4])) for i in range(16)]))
+    options = {"media_root": media, "on_bad_sample": "skip", "max_bad_share": 1, "learning_rate": 1e-3}
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
     model.save_pretrained(tmp_path / "start")
     AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "start")
-    ended, log = launch_two(tmp_path, tmp_path / "start", file, per_device_train_batch_size=2, **options)
+    options |= {"per_device_train_batch_size": 2}
+    ended, log = launch_two(tmp_path, tmp_path / "start", file, config, **options)
     assert ended == 0, log
     written = [Path(tmp_path, "two", "bad_samples", f"rank{rank}.jsonl").read_text() for rank in range(2)]
-    assert [json.loads(text)["replaced_by"] for text in written] == ["2", "7"]  # a batch of two for each in turn
+    ids = [[json.loads(line)["id"] for line in text.splitlines()] for text in written]
+    assert ids == [["1", "8", "9"], ["6", "7", "10", "11"]]  # a batch of two for each in turn
     options |= {"vision_model_name_or_path": "", "train_sampling_strategy": "sequential"}
+    options |= {"per_device_train_batch_size": 4}
     sft.main(arguments("stage1_align.yaml", tmp_path / "start", file, tmp_path / "one", **options))
     logs = [json.loads((tmp_path / run / "trainer_state.json").read_text())["log_history"] for run in ("one", "two")]
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
-    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0][2] == 0

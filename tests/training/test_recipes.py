@@ -18,7 +18,8 @@ from tiny import tiny_text, tiny_tokenizer, tiny_vision
 from transformers import AutoModelForImageTextToText, CLIPImageProcessor, pipeline
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from transformers_valley.training import ValleyArguments, check_arguments
+from transformers_valley.training import ValleyArguments
+from transformers_valley.training.checks import check_arguments
 
 
 ROOT = Path(sft.__file__).parent.parent
@@ -109,7 +110,7 @@ def test_reproduce_runs_both_stages_and_none_twice(rows, tmp_path):
     (tmp_path / "outputs" / "stage2_instruct" / "trainer_state.json").unlink()  # killed just before the end
     again = reproduce(*flags, **places)
     assert again.returncode == 0 and again.stdout.count("is done") == 1
-    assert "Going on from" in again.stdout
+    assert "Resuming from" in again.stdout
 
 
 def test_a_valley_is_fine_tuned_on_clips_of_ones_own(checkpoint, rows, tmp_path):

@@ -10,14 +10,14 @@ from clips import write_clip
 from launching import CONFIGS, arguments
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import tiny_text, tiny_tokenizer, tiny_valley, tiny_vision
+from tiny import tiny_text, tiny_tokenizer, tiny_vision
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, QuantoConfig, pipeline
 from transformers.models.clip.modeling_clip import CLIPMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 from trl import ModelConfig, SFTConfig, TrlParser
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from transformers_valley.training import ValleyArguments, load_model_and_processor, set_trainable, stages
+from transformers_valley.training import ValleyArguments, load_model_and_processor, stages
 
 
 STAGE1 = ["model.multi_modal_projector", "model.temporal_module"]
@@ -245,30 +245,3 @@ def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):
     with pytest.raises((ValueError, SystemExit)) as error:
         sft.main(flags)
     assert "lerning_rate" in str(error.value) + capsys.readouterr().err
-
-
-# --- set_trainable ---
-
-
-def test_only_the_named_modules_train_and_they_train_in_float32(model):
-    model.to(torch.bfloat16)
-    set_trainable(model, STAGE1)
-    for name, parameter in model.named_parameters():
-        trained = name.startswith(tuple(STAGE1))
-        assert parameter.requires_grad == trained
-        assert parameter.dtype == (torch.float32 if trained else torch.bfloat16)
-    inputs = {"input_ids": torch.tensor([[5, *[model.config.video_token_id] * 6, 7]])}
-    pixels = torch.randn(1, 2, 3, 28, 28, dtype=torch.bfloat16)
-    model.train()(**inputs, pixel_values_videos=pixels, labels=inputs["input_ids"]).loss.backward()
-    assert model.model.multi_modal_projector.weight.grad is not None
-
-
-def test_an_unknown_module_is_named(model):
-    with pytest.raises(ValueError, match=r"no such module: \['model.projector'\].*model.multi_modal_projector"):
-        set_trainable(model, ["model.projector"])
-
-
-@pytest.mark.parametrize("names", [[], ["model.temporal_module"]])
-def test_nothing_to_train(names):
-    with pytest.raises(ValueError, match="leaves nothing to train"):
-        set_trainable(tiny_valley(temporal_module="mean"), names)

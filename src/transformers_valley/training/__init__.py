@@ -1,32 +1,30 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What a training stage is made of; the training itself is TRL's `SFTTrainer`."""
+"""What a training run is made of; the training itself is TRL's `SFTTrainer`."""
 
-from .attention import attend_by_row
-from .callbacks import watch
-from .card import write_training_card
-from .checkpoints import explain_full_disk, find_checkpoint, find_flaw
-from .checks import check_arguments, check_parts
-from .collator import ValleyDataCollator, prepare_rows
+from .arguments import ValleyArguments, read_arguments
+from .checkpoints import check_checkpoint
+from .collator import ValleyDataCollator
 from .features import FeatureCache, cache_vision_features
-from .launch import check_launch
-from .stages import ValleyArguments, load_model_and_processor, set_trainable
+from .parameters import set_trainable
+from .prepare import prepare
+from .report import write_training_card
+from .run import clear_errors, finish, replace_reports, train
+from .stages import load_model_and_processor
 
 
 __all__ = [
     "FeatureCache",
     "ValleyArguments",
     "ValleyDataCollator",
-    "attend_by_row",
     "cache_vision_features",
-    "check_arguments",
-    "check_launch",
-    "check_parts",
-    "explain_full_disk",
-    "find_checkpoint",
-    "find_flaw",
+    "check_checkpoint",
+    "clear_errors",
+    "finish",
     "load_model_and_processor",
-    "prepare_rows",
+    "prepare",
+    "read_arguments",
+    "replace_reports",
     "set_trainable",
-    "watch",
+    "train",
     "write_training_card",
 ]

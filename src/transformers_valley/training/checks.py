@@ -1,11 +1,15 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What cannot become a run, said before it begins: the checks that neither TRL, transformers nor peft makes.
 
-`check_arguments` looks at the arguments alone, before weights are loaded; `check_parts` at model, processor and rows.
+`check_launch` looks at the processes, and at what DeepSpeed compiles with; `check_arguments` at the arguments alone,
+before weights are loaded; `check_parts` at model, processor and rows.
 """
 
 import os
 import re
+import shutil
+import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +21,78 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.lengths import check_max_length
 from ..processing_valley import ValleyProcessor
+
+
+def check_launch(args) -> None:
+    """
+    Refuse a launch that would train wrongly, or stop deep inside a library.
+
+    Args:
+        args (`transformers.TrainingArguments`):
+            Of the run, such as `SFTConfig`.
+
+    Raises:
+        ValueError: for FSDP, and if fewer processes train together than were asked for.
+        RuntimeError: if DeepSpeed has to compile something and what it compiles with is missing; it names what.
+    """
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ValueError(
+            "FSDP is not supported: TRL's fused head reads a sharded lm_head, whose gradient comes out wrong. Spread "
+            "the model with DeepSpeed: examples/accelerate/zero2.yaml or zero3.yaml."
+        )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if args.world_size < started:
+        raise ValueError(
+            f"{started} processes were started and each would train alone, on {args.device}. On a CPU add "
+            "`--use_cpu true`; on GPUs see that torch finds them (torch.cuda.is_available())."
+        )
+    # Accelerate's launcher of a single process sets the first, and the second too when asked for several. A scheduler
+    # would name a machine.
+    asked = "ACCELERATE_USE_CPU" in os.environ and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+    if asked and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "Accelerate was asked for several processes and started one, as it does for `--cpu` and for "
+            "`distributed_type: MULTI_CPU`. Launch with examples/accelerate/ddp_cpu.yaml, or ask for one process."
+        )
+    if args.deepspeed_plugin is not None and (what := _compiled(args)) and (missing := missing_build_tools()):
+        raise RuntimeError(
+            f"DeepSpeed compiles {what}, for which this machine lacks {', '.join(missing)}. Install them (Debian, "
+            "Ubuntu: apt install g++ python3-dev ninja-build), or do without: examples/accelerate/ddp_cpu.yaml on a "
+            "CPU, no offload on GPUs."
+        )
+
+
+def _compiled(args) -> str | None:
+    """What DeepSpeed would compile for a run."""
+    if args.device.type == "cpu":
+        return "its communication between processes on a CPU"
+    offload = "zero_optimization.offload_optimizer.device"
+    if args.deepspeed_plugin.hf_ds_config.get_value(offload) in ("cpu", "nvme"):
+        return "an optimizer for the CPU that it is offloaded to"
+    return None
+
+
+def missing_build_tools() -> list[str]:
+    """
+    What torch needs to compile an extension and this machine lacks, in words.
+
+    pip puts ninja beside the interpreter, where only an activated environment looks for it: that folder is put first
+    into `PATH`, for this process and those it starts.
+    """
+    from torch.utils.cpp_extension import get_cxx_compiler
+
+    beside = Path(sys.executable).parent
+    if (beside / "ninja").exists():
+        os.environ["PATH"] = os.pathsep.join([str(beside), os.environ.get("PATH", "")])
+    compiler = get_cxx_compiler()
+    found = {
+        "ninja": shutil.which("ninja"),
+        f"a C++ compiler ({compiler})": shutil.which(compiler),
+        f"Python.h of Python {sys.version_info.major}.{sys.version_info.minor}": (
+            Path(sysconfig.get_path("include")) / "Python.h"
+        ).exists(),
+    }
+    return [name for name, there in found.items() if not there]
 
 
 def check_arguments(valley_args, training_args, model_args) -> None:
@@ -42,6 +118,12 @@ def check_arguments(valley_args, training_args, model_args) -> None:
             "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
             "known then: set streaming: false, or leave it out."
         )
+    if valley_args.streaming and training_args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy={training_args.train_sampling_strategy!r} needs to know all rows before the "
+            "first step, and streamed rows are not known then: set streaming: false, or leave it out."
+        )
+    check_trained(valley_args, model_args)
     check_options(training_args)
     _check_evaluation(valley_args, training_args)
 
@@ -66,6 +148,16 @@ def _check_model_type(valley_args, model_args) -> None:
             f"model_name_or_path={name!r} is a Valley already and has a vision tower. Leave "
             f"vision_model_name_or_path={vision!r} empty, or name a language model to join with it."
         )
+
+
+def check_trained(valley_args, model_args) -> None:
+    """Refuse arguments that name what is trained in two ways, or in none that works."""
+    if model_args.use_peft and valley_args.trainable_modules:
+        raise ValueError(
+            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
+        )
+    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise ValueError("Quantized weights do not train: beside load_in_4bit or load_in_8bit, set use_peft: true.")
 
 
 def check_options(args) -> None:
@@ -209,4 +301,13 @@ def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
     return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
 
 
-__all__ = ["check_adapter_names", "check_arguments", "check_number_of_rows", "check_options", "check_parts"]
+__all__ = [
+    "check_adapter_names",
+    "check_arguments",
+    "check_launch",
+    "check_number_of_rows",
+    "check_options",
+    "check_parts",
+    "check_trained",
+    "missing_build_tools",
+]

@@ -1,41 +1,29 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Rows to batches: clips are decoded here, bad rows are named or replaced, long rows cut, batches padded or packed.
+"""Rows to batches.
 
-The processor encodes each row on its own, so that whatever goes wrong belongs to one row.
+Input: rows with the paths of their clips. Output: model inputs, padded or packed; bad rows are named or left out, long
+ones truncated. The processor encodes each row on its own, so that whatever goes wrong belongs to one row.
 """
 
-import json
-import logging
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
-from pyarrow import compute
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithFlattening
 from trl import get_training_chat_template
 
 from ..configuration_valley import SPECIAL_TOKENS
 from ..data.decode import BadSampleError, messages_of
-from ..data.lengths import LENGTH, VISUALS_END, add_lengths, check_max_length, describe_long_rows
-from ..processing_valley import ValleyProcessor
+from ..data.lengths import check_max_length
+from ..processing_valley import ValleyProcessor, join_visuals
 from ..video_sources import VideoDecodeError
-from .checks import check_number_of_rows
+from .bad_rows import BadRows
 from .features import FeatureCache
-
-
-logger = logging.getLogger(__name__)
-
-MOST_WORKERS = 512  # of one process
 
 
 class ValleyDataCollator:
@@ -43,23 +31,14 @@ class ValleyDataCollator:
     Makes batches of rows of [`load_rows`](transformers_valley.data.load_rows), for `SFTTrainer(data_collator=…)`.
 
     A row is bad if a clip or an image of it cannot be read, it is longer than `max_length` after `on_long_row`, its
-    text cannot be rendered, or nothing of it would be learnt. What is done then, `on_bad_sample` says:
+    text cannot be rendered, or nothing of it would be learnt. With `on_bad_sample="raise"` the first one ends the run.
+    With `"skip"` it is left out of its batch, and [`BadRows`] counts it; a batch without a good row teaches nothing.
 
-    - `"raise"`: the first one ends the run.
-    - `"skip"`: the next good row of `dataset` takes its place (index + 1, …, after the last the first), whichever
-      process, worker and batch it is in. A row that `dataset` does not hold, such as one of a streamed data set or one
-      of an evaluation, is replaced by the next good row of its batch. Each time is written to `bad_sample_file`.
-
-    How many rows were read and how many were bad is counted per process of the launcher, over all its workers. The
-    run ends where more are bad than `max_bad_share` and chance (three standard deviations) explain: the third of three
-    rows, 13 of 100, 73 of 1000 or 569 of 10000 with the default of 0.05. It also ends where so many rows of `dataset`
-    in a row are bad that its share must be higher.
+    The loss of a step is a mean over the tokens of all processes, so it does not matter in whose batch a bad row is.
 
     Args:
         processor ([`ValleyProcessor`]):
             Of the model.
-        dataset (`datasets.Dataset`, *optional*):
-            What replacements are taken from.
         max_length (`int`, *optional*):
             Longest row in tokens; longer ones are left to `on_long_row`.
         assistant_only_loss (`bool`, *optional*, defaults to `True`):
@@ -67,10 +46,9 @@ class ValleyDataCollator:
         on_bad_sample (`str`, *optional*, defaults to `"raise"`):
             `"raise"` or `"skip"`.
         bad_sample_file (`str`, *optional*):
-            JSONL file to which `{"id", "source", "file", "reason", "replaced_by"}` is appended for each skipped row.
-            Without it each is a warning.
+            See [`BadRows`].
         max_bad_share (`float`, *optional*, defaults to 0.05):
-            Share of bad rows above which `"skip"` ends the run.
+            See [`BadRows`].
         on_long_row (`str`, *optional*, defaults to `"cut"`):
             `"cut"`: what goes beyond `max_length` is cut off the text after the last visual, never inside a visual.
             `"drop"`: the row is bad.
@@ -80,6 +58,8 @@ class ValleyDataCollator:
             Of the padded length.
 
     Attributes:
+        bad_rows ([`BadRows`]):
+            What was read, and what could not be.
         features ([`FeatureCache`], *optional*):
             Where what the vision tower makes of visuals is read from instead of decoding them; set by
             [`cache_vision_features`].
@@ -92,7 +72,6 @@ class ValleyDataCollator:
     def __init__(
         self,
         processor: ValleyProcessor,
-        dataset: Dataset | IterableDataset | None = None,
         max_length: int | None = None,
         assistant_only_loss: bool = True,
         on_bad_sample: Literal["raise", "skip"] = "raise",
@@ -108,20 +87,12 @@ class ValleyDataCollator:
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if not 0 < max_bad_share <= 1:
-            raise ValueError(
-                f"max_bad_share must be above 0 and at most 1, got {max_bad_share}. To stop at the first bad row, set "
-                "on_bad_sample to raise."
-            )
         if padding_free and pad_to_multiple_of is not None:
             raise ValueError(f"Packed batches have no padding, but pad_to_multiple_of={pad_to_multiple_of} is given.")
         check_max_length(max_length, processor)
         self.processor = processor
-        self.dataset = dataset
         self.max_length = max_length
         self.on_bad_sample = on_bad_sample
-        self.bad_sample_file = bad_sample_file
-        self.max_bad_share = max_bad_share
         self.on_long_row = on_long_row
         self.padding_free = padding_free
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -131,16 +102,13 @@ class ValleyDataCollator:
         self._chat_template = None if is_marked or not assistant_only_loss else get_training_chat_template(processor)
         self._visual_ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
         self.features: FeatureCache | None = None
-        # Rows read and bad ones, a line for each worker: shared, because workers end with an epoch.
-        self._counts = torch.zeros(MOST_WORKERS, 2, dtype=torch.int64).share_memory_()
-        self._known_bad: set[int] = set()
+        self.bad_rows = BadRows(bad_sample_file, max_bad_share)
 
     @classmethod
-    def from_arguments(cls, processor: ValleyProcessor, dataset: Any, valley_args: Any, training_args: Any):
+    def from_arguments(cls, processor: ValleyProcessor, valley_args: Any, training_args: Any):
         """The collator that a run's [`ValleyArguments`] and `SFTConfig` describe."""
         return cls(
             processor,
-            dataset,
             max_length=training_args.max_length,
             assistant_only_loss=training_args.assistant_only_loss,
             on_bad_sample=valley_args.on_bad_sample,
@@ -172,11 +140,8 @@ class ValleyDataCollator:
             `cu_seq_lens_q`, `cu_seq_lens_k` (B + 1,) int32 and `max_length_q`, `max_length_k` for `sdpa_varlen` and
             flash attention; `use_cache=False`, since with a cache rows would see each other.
         """
-        tried = [self._try(row) for row in rows]
-        good = [
-            self._replace(rows, tried, position) if isinstance(result, BadSampleError) else result
-            for position, result in enumerate(tried)
-        ]
+        # Of a batch without a good row, a row is left that shows nothing and of which nothing is learnt.
+        good = [encoded for row in rows if (encoded := self._try(row)) is not None] or [self._empty_row()]
         batch = self._pack(good) if self.padding_free else self._pad(good)
         ids = {"image": self.processor.image_token_id, "video": self.processor.video_token_id}
         counts = {name: [row.count(token) for row in batch["input_ids"].tolist()] for name, token in ids.items()}
@@ -224,100 +189,20 @@ class ValleyDataCollator:
             visuals = {name: visuals[name] for name in ("video_num_frames",) if name in visuals} | features
         return {"input_ids": ids, "labels": labels} | visuals
 
-    # --- bad rows ---
-
-    def count_rows(self) -> tuple[int, int]:
-        """Rows that this process and its workers have read so far, and how many of them were bad."""
-        read, bad = self._counts.sum(0).tolist()
-        return read, bad
-
-    def _try(self, row: dict[str, Any]) -> dict[str, torch.Tensor] | BadSampleError:
-        worker = torch.utils.data.get_worker_info()
-        count = self._counts[worker.id % MOST_WORKERS if worker else 0]
-        count[0] += 1
+    def _try(self, row: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+        """A row encoded, `None` if it is bad and left out."""
+        self.bad_rows.add_read()
         try:
             return self.encode(row)
         except BadSampleError as error:
             if self.on_bad_sample == "raise":
                 raise
-            count[1] += 1
-            return error
-
-    def _replace(self, rows: list[dict], tried: list, position: int) -> dict[str, torch.Tensor]:
-        """What takes the place of a bad row of the batch."""
-        error = tried[position]
-        read, bad = self.count_rows()
-        if self._exceeds_share(bad, read):
-            raise self._end(f"{bad} of the {read} rows that this process has read are bad{self._limit()}.", error)
-        index = self._find(rows[position])
-        if index is None:
-            others = [(position + step) % len(rows) for step in range(1, len(rows))]
-            found = ((rows[i], tried[i]) for i in others if not isinstance(tried[i], BadSampleError))
-        else:
-            found = self._good_rows_after(index, error)
-        row, encoded = next(found, (None, None))
-        if row is None:
-            where = "its batch" if index is None else "the data set"
-            raise self._end(f"There is no good row in {where} to take the place of a bad one.", error)
-        self._write(error, str(row.get("id")))
-        return encoded
-
-    def _good_rows_after(self, index: int, error: BadSampleError) -> Iterator[tuple[dict, dict]]:
-        total = len(self.dataset)
-        self._known_bad.add(index)
-        for step in range(1, total):
-            other = (index + step) % total
-            if other not in self._known_bad:
-                row = self.dataset[other]
-                try:
-                    yield row, self.encode(row)
-                except BadSampleError as another:
-                    self._known_bad.add(other)
-                    error = another
-            if self._exceeds_share(step + 1, total):
-                raise self._end(f"{step + 1} rows in a row, of {total} in all, are bad{self._limit()}.", error)
-
-    def _find(self, row: dict[str, Any]) -> int | None:
-        """Where in the data set a row of a batch is."""
-        if not isinstance(self.dataset, Dataset) or not {"id", "source"} <= set(self.dataset.column_names):
+            self.bad_rows.add_bad(error)
             return None
-        table = self.dataset.select_columns(["id", "source"]).with_format("arrow")[:]
-        same = compute.and_(*(compute.equal(table[name], row.get(name)) for name in ("id", "source")))
-        for index in np.flatnonzero(same):  # ids may be there more than once
-            if self.dataset[int(index)]["messages"] == row["messages"]:
-                return int(index)
-        return None
 
-    def _exceeds_share(self, bad: int, read: int) -> bool:
-        expected = self.max_bad_share * read
-        return bad > expected + 3 * math.sqrt(expected) + 1
-
-    def _limit(self) -> str:
-        return f", more than max_bad_share={self.max_bad_share:g} and chance allow"
-
-    def _end(self, message: str, error: BadSampleError) -> ValueError:
-        if self.bad_sample_file is not None and os.path.exists(self.bad_sample_file):
-            with open(self.bad_sample_file, encoding="utf-8") as lines:
-                sources = Counter(json.loads(line)["source"] for line in lines)
-            counts = ", ".join(f"{count} of {source!r}" for source, count in sources.most_common())
-            message += f" Those replaced so far ({counts}) are listed in {self.bad_sample_file}."
-        return ValueError(f"{message} The last one: {error} `valley data check` finds such rows before a run.")
-
-    def _write(self, error: BadSampleError, replaced_by: str) -> None:
-        if self.bad_sample_file is None:
-            logger.warning("%s It is replaced by row %r.", error, replaced_by)
-            return
-        entry = {name: getattr(error, name) for name in ("id", "source", "file", "reason")}
-        line = json.dumps(entry | {"replaced_by": replaced_by}, ensure_ascii=False) + "\n"
-        os.makedirs(os.path.dirname(os.path.abspath(self.bad_sample_file)), exist_ok=True)
-        # Workers share the file: one write to its end for each line.
-        file = os.open(self.bad_sample_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
-
-    # --- batches ---
+    def _empty_row(self) -> dict[str, torch.Tensor]:
+        ids = torch.full((2,), self.processor.tokenizer.pad_token_id)
+        return {"input_ids": ids, "labels": torch.full_like(ids, -100)}
 
     def _pad(self, rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         length, step = max(len(row["input_ids"]) for row in rows), self.pad_to_multiple_of or 1
@@ -343,14 +228,9 @@ _VIDEO_INPUTS = ("pixel_values_videos", "video_num_frames")
 
 
 def _join_visuals(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    batch = {}
-    if images := [row["pixel_values"] for row in rows if "pixel_values" in row]:
-        batch["pixel_values"] = torch.cat(images)
-    if with_clips := [row for row in rows if "pixel_values_videos" in row]:
-        clips = [clip for row in with_clips for clip in row["pixel_values_videos"]]
-        batch["pixel_values_videos"] = pad_sequence(clips, batch_first=True)
-    if counts := [count for row in rows if "video_num_frames" in row for count in row["video_num_frames"].tolist()]:
-        batch["video_num_frames"] = counts
+    batch = join_visuals(rows)
+    if "video_num_frames" in batch:
+        batch["video_num_frames"] = batch["video_num_frames"].tolist()
     kept = {modality: [row[modality] for row in rows if modality in row] for modality in ("image", "video")}
     if kept := {modality: {"last_hidden_state": torch.cat(parts)} for modality, parts in kept.items() if parts}:
         batch["mm_encoder_outputs"] = kept
@@ -361,60 +241,4 @@ def _bad(row: dict[str, Any], reason: str) -> BadSampleError:
     return BadSampleError(str(row.get("id")), str(row.get("source")), None, reason)
 
 
-def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, valley_args: Any, training_args: Any):
-    """
-    What is to be known of rows before the first step: which are too long, and the lengths to batch them by.
-
-    Prints how many rows of which source are longer than `max_length`. With `on_long_row="drop"` they are taken out.
-    With `"cut"` those whose visuals alone are longer are bad samples, of which `on_bad_sample="raise"` tells at once.
-    With a `train_sampling_strategy` that goes by length, the rows get a column for it. Streamed rows are left as they
-    are: nothing is known of them.
-
-    Args:
-        rows (`datasets.Dataset` or `datasets.IterableDataset`):
-            Of [`load_rows`].
-        processor ([`ValleyProcessor`]):
-            Of the model.
-        valley_args ([`ValleyArguments`]), training_args (`trl.SFTConfig`):
-            Of the run.
-
-    Raises:
-        ValueError: if too few rows are left, or a row cannot be cut.
-    """
-    limit = training_args.max_length
-    by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
-    if isinstance(rows, IterableDataset) or (limit is None and not by_length):
-        return rows
-    with training_args.main_process_first(desc="counting the tokens of rows"):
-        rows = add_lengths(rows, processor, None if by_length else limit, training_args.dataset_num_proc)
-        if limit is not None and (report := describe_long_rows(rows, limit)):
-            what = "dropped" if valley_args.on_long_row == "drop" else "cut after their last visual"
-            if training_args.process_index == 0:
-                print(f"{report}\nThey are {what} (on_long_row={valley_args.on_long_row}).")
-            if valley_args.on_long_row == "drop":
-                rows = rows.filter(lambda length: length <= limit, input_columns=LENGTH)
-    if not len(rows):
-        raise ValueError(f"Every row is longer than max_length={limit} and dropped: raise it, or cut them.")
-    check_number_of_rows(len(rows), training_args)
-    if limit is not None:
-        _check_visuals(rows, limit, valley_args, training_args)
-    return rows.remove_columns([VISUALS_END] if by_length else [VISUALS_END, LENGTH])
-
-
-def _check_visuals(rows: Dataset, limit: int, valley_args: Any, training_args: Any) -> None:
-    """Tell of rows that cannot be cut, because a visual would be."""
-    ends = np.asarray(rows[VISUALS_END][:])
-    if not (found := np.flatnonzero(ends > limit)).size:
-        return
-    row = rows[int(found[0])]
-    message = (
-        f"The visuals of {len(found)} of {len(rows)} rows reach beyond max_length={limit}, which may not cut them: "
-        f"those of row {row['id']!r} of {row['source']!r}, for one, end at token {row[VISUALS_END]} or later."
-    )
-    if valley_args.on_bad_sample == "raise":
-        raise ValueError(f"{message} Raise max_length, sample fewer frames, or set on_long_row: drop.")
-    if training_args.process_index == 0:
-        print(f"{message} They are replaced (on_bad_sample={valley_args.on_bad_sample}).")
-
-
-__all__ = ["ValleyDataCollator", "prepare_rows"]
+__all__ = ["ValleyDataCollator"]

@@ -23,14 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, get_peft_config
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration
-from .callbacks import count_parameters
-from .checks import check_adapter_names, check_options
-from .stages import NEVER_QUANTIZED, ValleyArguments, set_trainable
+from ..tables import format_table
+from .arguments import ValleyArguments, read_arguments
+from .checks import check_adapter_names, check_options, check_trained
+from .parameters import count_parameters, set_trainable
+from .stages import NEVER_QUANTIZED
 
 
 GIB = 2**30
@@ -122,19 +124,8 @@ class Estimate:
 
 
 def read_recipe(argv: Sequence[str]) -> tuple[ValleyArguments, SFTConfig, ModelConfig]:
-    """
-    The arguments of `examples/sft.py`, such as `["--config", FILE]`, as a machine with GPUs reads them.
-
-    Raises:
-        ValueError: if a value is of another type, or a flag is unknown.
-    """
-    parser = TrlParser((ValleyArguments, SFTConfig, ModelConfig))
-    parser.error = _refuse  # argparse would print some hundred options and end the process
-    return parser.parse_args_and_config([*argv, "--use_cpu", "true"])  # this one may have none
-
-
-def _refuse(message: str):
-    raise ValueError(message)
+    """The arguments of a run as a machine with GPUs reads them, see [`read_arguments`]."""
+    return read_arguments([*argv, "--use_cpu", "true"])  # this one may have none
 
 
 def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> ValleyConfig:
@@ -283,12 +274,7 @@ def _check_recipe(valley_args: ValleyArguments, training_args: SFTConfig, model_
     if training_args.activation_offloading:
         raise ValueError("What activation_offloading moves to the CPU is not counted here. Leave it out.")
     check_options(training_args)
-    if model_args.use_peft and valley_args.trainable_modules:
-        raise ValueError(
-            "With LoRA, name the modules trained whole in lora_modules_to_save, not in trainable_modules."
-        )
-    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
-        raise ValueError("Quantized weights do not train: beside load_in_4bit or load_in_8bit, set use_peft: true.")
+    check_trained(valley_args, model_args)
 
 
 def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: ModelConfig) -> nn.Module:
@@ -441,10 +427,9 @@ def format_estimate(
     """
     memory = GPUS[gpu].memory if memory is None else memory
     patches, frames, text = found.positions
-    lines = ["| part | weights | trained |", "| --- | ---: | ---: |"]
-    lines += [f"| {part} | {count.total:,} | {count.trained:,} |" for part, count in found.parameters.items()]
-    totals = [sum(column) for column in zip(*found.parameters.values(), strict=True)]
-    lines += [f"| all | {totals[0]:,} | {totals[1]:,} |", ""]
+    counts = found.parameters | {"all": map(sum, zip(*found.parameters.values(), strict=True))}
+    rows_of_parts = [(part, *(f"{count:,}" for count in pair)) for part, pair in counts.items()]
+    lines = [format_table([("part", "weights", "trained"), *rows_of_parts], "lrr"), ""]
 
     lines.append(
         f"A row: {patches} + {frames} positions of a clip of {frames} frames, and {text} of text. "
@@ -457,14 +442,15 @@ def format_estimate(
         "",
     ]
     columns = ("weights", "gradients", "optimizer", "buffers", "activations", "sum", "fits")
-    lines += ["| launcher | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    uses = [("launcher", *columns)]
     for launcher, use in found.memory.items():
         sums = [use.total(recompute) / GIB for recompute in (True, False)]
         cells = [f"{part / GIB:.1f}" for part in use[:4]]
         cells.append(f"{use.recomputed / GIB:.1f} or {use.kept / GIB:.1f}")
         cells.append(" or ".join(f"{total:.1f}" for total in sums))
         cells.append(" or ".join("yes" if total <= 0.9 * memory else "no" for total in sums))
-        lines.append(f"| {launcher} | " + " | ".join(cells) + " |")
+        uses.append((launcher, *cells))
+    lines.append(format_table(uses, "l" + "r" * len(columns)))
 
     work = found.flops + (found.recompute_flops if found.recompute else 0)
     seconds = work / (GPUS[gpu].flops * utilization)

@@ -10,7 +10,6 @@ part of it that is shown. Both are hashes, so that what changes is made anew. Fi
 several processes and runs can share a folder.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -21,49 +20,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from datasets import Dataset
-from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import SFTTrainer
 
 from ..data.decode import messages_of, visuals_of
-from ..modeling_valley import ValleyModel
+from ..modeling_valley import ValleyForConditionalGeneration, ValleyModel
 from ..processing_valley import ValleyProcessor, output_size
 from ..video_decoding import SampledVideo
 from ..video_sources import VideoDecodeError, load_image
+from ..whole_files import write_whole
 
 
-def cache_vision_features(trainer: SFTTrainer, folder: str | os.PathLike) -> "FeatureCache":
+def cache_vision_features(
+    folder: str | os.PathLike, model: ValleyForConditionalGeneration, processor: ValleyProcessor, sets: list, args
+) -> "FeatureCache":
     """
-    Let a run read the features of its clips and images from disk. Those that are not there are made first, by all
-    processes together.
+    The features of all clips and images of a run. Those that are not on the disk are made first, by all processes
+    together.
 
     Args:
-        trainer (`trl.SFTTrainer`):
-            Not begun yet; its collator is a [`ValleyDataCollator`].
-        folder (`str`):
+        folder (`str`), model ([`ValleyForConditionalGeneration`]), processor ([`ValleyProcessor`]):
             See [`FeatureCache`].
+        sets (`list[datasets.Dataset]`):
+            Rows of [`load_rows`].
+        args (`trl.SFTConfig`):
+            Of the run.
 
     Raises:
         ValueError: if features cannot be kept, see [`FeatureCache`].
         OSError: if the disk is full.
     """
-    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    cache = FeatureCache(folder, model.model, trainer.data_collator.processor, autocast)
-    held_out = trainer.eval_dataset or {}
-    sets = [trainer.train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])]
+    cache = FeatureCache(folder, model.model, processor, autocast)
     counts = cache.fill(sets, args.device, args.dataloader_num_workers, (args.process_index, args.world_size))
     # Also keeps a process from reading what another has not made yet.
-    made, unread = trainer.accelerator.reduce(torch.tensor(counts, device=args.device)).tolist()
+    made, unread = reduce(torch.tensor(counts, device=args.device)).tolist()
     if args.process_index == 0:
         print(f"{cache.folder}: features of {made} clips and images were added, {unread} could not be read.")
-    trainer.data_collator.features = cache
     return cache
 
 
@@ -181,7 +179,7 @@ class FeatureCache:
             features = self.model.encode_frames(frames).cpu()
         parts = features.split([len(pixels) for _, pixels in visuals])
         for (path, _), part in zip(visuals, parts, strict=True):
-            _write(path, save({"features": part.contiguous()}))
+            write_whole(path, save({"features": part.contiguous()}))
 
     def read_row(self, row: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """
@@ -263,7 +261,7 @@ class FeatureCache:
                     digest.update(block)
         except OSError as error:
             raise VideoDecodeError(source, str(error)) from error
-        _write(stamp, digest.hexdigest().encode())
+        write_whole(stamp, digest.hexdigest().encode())
         return digest.hexdigest()
 
 
@@ -308,22 +306,6 @@ def _read(path: Path) -> torch.Tensor:
             return file.get_tensor("features")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and start again, it will be made anew.") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file that is there wholly or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(data)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException as error:
-            os.unlink(file.name)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                message = f"no space for features, of which this one takes {len(data) / 1e6:.1f} MB"
-                raise OSError(error.errno, message, str(path)) from error
-            raise
 
 
 __all__ = ["FeatureCache", "cache_vision_features"]

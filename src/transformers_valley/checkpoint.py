@@ -1,0 +1,145 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`Checkpoint`: a folder or a name on the Hub, found before anything large is read, then loaded.
+
+In goes what a user typed; out come model and processor, or one error that says what is wrong with it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BitsAndBytesConfig
+
+from .configuration_valley import ValleyConfig
+from .modeling_valley import ValleyForConditionalGeneration
+from .processing_valley import ValleyProcessor
+
+
+__all__ = ["Checkpoint", "find_checkpoint"]
+
+QUANTIZATION = {
+    "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "bnb-8bit": {"load_in_8bit": True},
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    A checkpoint that is there, of [`find_checkpoint`].
+
+    Args:
+        path (`str`): a folder, or a name on the Hub.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+    """
+
+    path: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What others may call it: the last part of a folder's path, or all of a name on the Hub."""
+        if os.path.isdir(self.path):
+            return Path(self.path).resolve().name
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
+    def load_processor(self) -> ValleyProcessor:
+        """Load the processor."""
+        return ValleyProcessor.from_pretrained(self.path, revision=self.revision or "main")
+
+    def load_model(
+        self,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        quantization: str | None = None,
+    ) -> ValleyForConditionalGeneration:
+        """
+        Load the model, ready to answer.
+
+        Args:
+            device (`str`, *optional*, defaults to `"auto"`):
+                Where it runs, such as `"cuda:0"`; by default on all GPUs, or the CPU.
+            dtype (`str`, *optional*, defaults to `"auto"`):
+                Of its weights, such as `"bfloat16"`; by default that of the checkpoint.
+            attn_implementation (`str`, *optional*):
+                Its attention, such as `"sdpa"`.
+            quantization (`str`, *optional*):
+                `"bnb-4bit"` or `"bnb-8bit"`: load the weights in fewer bits.
+
+        Raises:
+            ValueError: if there is no such device, dtype or quantization.
+        """
+        if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+            raise ValueError(f"There is no dtype {dtype!r}. Give auto, float32, float16 or bfloat16.")
+        if quantization is not None and quantization not in QUANTIZATION:
+            raise ValueError(f"There is no quantization {quantization!r}, expected one of {sorted(QUANTIZATION)}.")
+        options: dict[str, Any] = {}
+        if quantization is not None:
+            options["quantization_config"] = BitsAndBytesConfig(**QUANTIZATION[quantization])
+        model = ValleyForConditionalGeneration.from_pretrained(
+            self.path,
+            revision=self.revision or "main",
+            dtype=dtype,
+            device_map=_check_device(device),
+            attn_implementation=attn_implementation,
+            **options,
+        )
+        return model.eval()
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+    """
+    Find a checkpoint of Valley, or an adapter of one.
+
+    Args:
+        name (`str`): a folder, or a name on the Hub, perhaps with `@REVISION`.
+
+    Raises:
+        OSError: if there is none, or it cannot be reached.
+        ValueError: if it is one of another model.
+    """
+    path, _, revision = (name, "", "") if os.path.isdir(name) else name.partition("@")
+    checkpoint = Checkpoint(path, revision or None)
+    try:
+        config = _read_config(checkpoint)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if not os.path.isdir(path):
+            is_path = path.count("/") != 1 or path.startswith((".", "/", "~"))
+            reason = "there is no such folder" + (
+                "." if is_path else f" here, nor can it be read from the Hub: {reason}"
+            )
+        raise OSError(f"Cannot load {name!r}: {reason}") from error
+    if not isinstance(config, ValleyConfig):
+        raise ValueError(f"{name!r} is not a Valley checkpoint but one of {config.model_type!r}.")
+    return checkpoint
+
+
+def _read_config(checkpoint: Checkpoint) -> Any:
+    where = {"revision": checkpoint.revision or "main"}
+    try:
+        return AutoConfig.from_pretrained(checkpoint.path, **where)
+    except (OSError, ValueError):
+        if not os.path.exists(os.path.join(checkpoint.path, "adapter_config.json")):
+            raise
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(checkpoint.path).base_model_name_or_path
+    try:
+        return AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"it is an adapter of {base!r}, which cannot be loaded: {reason}") from error
+
+
+def _check_device(device: str) -> str | int:
+    device = int(device) if device.isdigit() else device
+    try:
+        torch.empty(1, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"The device {device!r} cannot be used ({reason}). Leave it out, or give cpu.") from error
+    return device

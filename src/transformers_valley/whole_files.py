@@ -1,0 +1,133 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Writes files and folders that appear whole or not at all, and explains full disks and corrupt JSON files.
+
+Input: bytes, or a block that fills a folder. Output: the complete file or folder, or an error and nothing.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+# safetensors, tokenizers and torch do not raise an OSError when the disk or a quota is full.
+_DISK_FULL = re.compile(r"os error (28|122)\b|unexpected pos|iostream error|PytorchStreamWriter failed writing")
+
+
+class DiskFullError(OSError):
+    """The disk, or the user's quota of it, is full."""
+
+
+@contextlib.contextmanager
+def disk_full_errors(
+    what: str,
+    place: str | os.PathLike,
+    num_bytes: int | None = None,
+    advice: str | Callable[[], str] = "Free up space, or choose another disk.",
+) -> Iterator[None]:
+    """
+    Turn every error that means "the disk is full" into one that says so.
+
+    Args:
+        what (`str`):
+            What is written inside the block, such as `"a checkpoint"`.
+        place (`str`):
+            The file or folder that it is written to.
+        num_bytes (`int`, *optional*):
+            Its size.
+        advice (`str` or `Callable`, *optional*):
+            What to do, or a function that tells it once the error has happened.
+
+    Raises:
+        DiskFullError: if the disk or a quota is full. Other errors, and one that is explained already, stay.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and not _DISK_FULL.search(str(error)):
+            raise
+        size = "" if num_bytes is None else f" of {num_bytes / 1e6:,.1f} MB"
+        raise DiskFullError(
+            f"Cannot write {what}{size} to '{place}': the disk or your quota is full ({error}). "
+            f"{advice if isinstance(advice, str) else advice()}"
+        ) from error
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file and its parent folders. A reader, and a run that was killed, never see a part of it."""
+    path = Path(path)
+    part = path.with_name(f".incomplete-{uuid.uuid4().hex}")  # tempfile's files are readable by their owner only
+    with disk_full_errors(f"'{path.name}'", path.parent, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    A folder to write into, which becomes `path` at the end of the block and is removed after an error.
+
+    It lies beside `path` until then and has its name. All files in it get the usual mode.
+
+    Args:
+        path (`str`):
+            A new or empty folder. Missing parents are made; a link is followed.
+
+    Raises:
+        ValueError: before the block, if something that cannot be replaced is at `path`.
+        DiskFullError: if the disk or a quota becomes full.
+    """
+    path = Path(os.path.realpath(os.path.expanduser(path)))
+    is_empty = path.is_dir() and not os.path.ismount(path) and not any(path.iterdir())
+    if os.path.lexists(path) and not is_empty:
+        raise ValueError(f"Cannot write '{path}': it exists already. Choose a new or empty folder, not a mount point.")
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix=".incomplete-", dir=path.parent, ignore_cleanup_errors=True) as work,
+            disk_full_errors(f"'{path.name}'", path.parent),
+        ):
+            folder = Path(work, path.name)
+            folder.mkdir()
+            yield folder
+            for file in filter(Path.is_file, folder.rglob("*")):
+                file.chmod(folder.stat().st_mode & 0o666)  # safetensors' files are readable by their owner only
+            os.rename(folder, path)
+    except BaseException:
+        for parent in new_parents:
+            with contextlib.suppress(OSError):  # not empty: the folder was complete
+                parent.rmdir()
+        raise
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """
+    The mapping in a JSON file.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read or does not hold a mapping.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot read '{path}': {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Cannot read '{path}': it does not hold a JSON object.")
+    return content
+
+
+__all__ = ["DiskFullError", "disk_full_errors", "read_json", "whole_folder", "write_whole"]

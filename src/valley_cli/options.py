@@ -1,0 +1,37 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Arguments and options that several commands share, so that each means and says the same everywhere."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,  # errors look the same whoever words them, and long choices stay in one piece
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CKPT", help="A folder with a Valley checkpoint, or its name on the Hub.")
+]
+System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", metavar="TEXT")]
+NumFrames = Annotated[
+    int | None, typer.Option(help="Frames to sample from a clip, evenly spread.", metavar="NUMBER", min=1)
+]
+Fps = Annotated[float | None, typer.Option(help="Frames to sample per second instead.", metavar="NUMBER")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", metavar="NUMBER", min=1)]
+Device = Annotated[
+    str,
+    typer.Option(help="Where the model runs, such as cuda:0; auto is all GPUs, or the CPU.", metavar="NAME"),
+]
+Dtype = Annotated[
+    str, typer.Option(help="Type of the weights, such as bfloat16; auto is that of the checkpoint.", metavar="NAME")
+]
+Attention = Annotated[str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")]
+
+
+def examples(*commands: str) -> str:
+    """The last lines of a command's help."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {command}" for command in commands)])

@@ -1,0 +1,50 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`valley serve`: a checkpoint behind the OpenAI protocol."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .options import Attention, Checkpoint, Dtype, examples
+
+
+EPILOG = examples(
+    "valley serve path/to/valley",
+    "valley serve path/to/valley --host 0.0.0.0 --port 80 --allow-local-files clips",
+)
+
+
+def serve(
+    checkpoint: Checkpoint,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, metavar="NUMBER")] = 8000,
+    allow_local_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Let requests open files in this folder. May be given several times; by default none.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda:0 or cpu.")] = "auto",
+    dtype: Dtype = "auto",
+    attn_implementation: Attention = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding of answers.")] = False,
+    quantization: Annotated[
+        Literal["bnb-4bit", "bnb-8bit"] | None, typer.Option(help="Load the weights in fewer bits.")
+    ] = None,
+) -> None:
+    """Answer requests of OpenAI's clients about clips and images."""
+    from transformers_valley.serving import serve as serve_checkpoint
+
+    serve_checkpoint(
+        checkpoint,
+        host=host,
+        port=port,
+        folders=allow_local_files or (),
+        compile=compile,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        quantization=quantization,
+    )

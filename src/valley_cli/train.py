@@ -1,0 +1,128 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`valley train RECIPE` trains as `examples/sft.py` does; `valley train estimate RECIPE` tells what that will need."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from .options import SETTINGS, examples
+
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class _TrainGroup(TyperGroup):
+    """`valley train RECIPE` is short for `valley train run RECIPE`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_TrainGroup,
+    help="Train by a recipe, or estimate what that will need.",
+    subcommand_metavar="RECIPE [FLAGS]... | estimate RECIPE [FLAGS]...",
+    epilog=examples(
+        "valley train fine_tune_lora --model-name-or-path path/to/valley --data rows.jsonl",
+        "valley train recipe.yaml --learning-rate 1e-4 --output-dir outputs/second",
+        "valley train stage2_instruct --accelerate-config zero2",
+        "valley train estimate stage2_instruct --num-gpus 8",
+    ),
+    **SETTINGS,
+)
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with the package.")
+]
+
+
+@app.command(hidden=True, context_settings=PASS_ON)
+def run(
+    context: typer.Context,
+    recipe: Recipe,
+    accelerate_config: Annotated[
+        str | None,
+        typer.Option(
+            help="Launch by Accelerate with this config: a YAML file, or the name of one of the package.",
+            metavar="YAML",
+        ),
+    ] = None,
+) -> None:
+    """Train by a recipe. Each of its keys can be given as a flag, which wins."""
+    path, flags = find_file("recipe", recipe), with_underscores(context.args)
+    if accelerate_config is not None:
+        launcher = find_file("config of Accelerate", accelerate_config)
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher)]
+        os.execv(sys.executable, [*launch, "-m", "valley_cli", "train", str(path), *flags])
+    from transformers_valley.training import train
+
+    train(["--config", str(path), *flags])
+
+
+@app.command(
+    context_settings=PASS_ON,
+    epilog=examples(
+        "valley train estimate stage2_instruct --num-gpus 8",
+        "valley train estimate recipe.yaml --gpu RTX4090 --num-gpus 1 --load-in-4bit true",
+    ),
+)
+def estimate(
+    context: typer.Context,
+    recipe: Recipe,
+    num_gpus: Annotated[int, typer.Option(help="GPUs, over all machines.", min=1, metavar="NUMBER")] = 8,
+    gpu: Annotated[
+        Literal["A100-40GB", "A100-80GB", "H100-SXM", "H200-SXM", "L40S", "RTX4090"], typer.Option(help="Which.")
+    ] = "A100-80GB",
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="Its memory.", min=1, metavar="GIB", show_default="that of the GPU")
+    ] = None,
+    utilization: Annotated[
+        float, typer.Option(help="Share of its peak arithmetic that is reached: an assumption.", min=0.01, max=1)
+    ] = 0.4,
+    frames: Annotated[int, typer.Option(help="Frames of the clip that a row has.", min=1, metavar="NUMBER")] = 8,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of its text.", min=2, metavar="NUMBER")] = 256,
+    rows: Annotated[int, typer.Option(help="Rows of an epoch.", min=1, metavar="NUMBER")] = 100_000,
+) -> None:
+    """Tell what a recipe will need, memory and time, from the shapes of its model. No weights are loaded."""
+    words = ["--config", str(find_file("recipe", recipe)), *with_underscores(context.args)]
+    from transformers_valley.training.estimate import estimate, format_estimate, read_recipe
+
+    found = estimate(*read_recipe(words), num_gpus=num_gpus, num_frames=frames, text_tokens=text_tokens)
+    typer.echo(format_estimate(found, gpu, gpu_memory, utilization, rows))
+
+
+def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Path:
+    """
+    A YAML file of the user's, or one that comes with the package, by its name.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).parent
+    folder = package / {"recipe": "recipes", "config of Accelerate": "accelerate"}[kind]
+    if not folder.is_dir():  # in a clone, where the wheel takes them from
+        folder = package.parents[1] / "examples" / {"recipe": "configs", "config of Accelerate": "accelerate"}[kind]
+    shipped = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name in shipped:
+        return folder / f"{name}.yaml"
+    raise FileNotFoundError(
+        f"There is no {kind} {name}: neither a file, nor one that comes with the package ({', '.join(shipped)})."
+    )
+
+
+def with_underscores(words: list[str]) -> list[str]:
+    """Flags as TRL's parser names them, which is how recipes name them: `--learning-rate` is `--learning_rate`."""
+    flags = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        flags.append(name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word)
+    return flags

@@ -1,0 +1,87 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""`valley train`: which recipe is meant, what its flags become, how it is launched."""
+
+import re
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from transformers_valley import training
+from valley_cli import train
+from valley_cli.app import app
+
+
+RECIPES = ["fine_tune_lora", "stage1_align", "stage2_instruct", "stage2_lora"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What would be trained."""
+    runs = []
+    monkeypatch.setattr(training, "train", runs.append)
+    return runs
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    commands = []
+
+    def replace_process(program, command):
+        commands.append((program, command))
+        raise SystemExit
+
+    monkeypatch.setattr(train.os, "execv", replace_process)
+    return commands
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_found_by_name(name, trained):
+    result = CliRunner().invoke(app, ["train", name])
+    assert result.exit_code == 0, result.output
+    ((key, path),) = trained
+    assert key == "--config" and path.endswith(f"{name}.yaml")
+    assert "model_name_or_path" in open(path).read()
+
+
+def test_a_file_comes_before_a_name(tmp_path, monkeypatch, trained):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stage1_align").write_text("data: [rows.jsonl]\n")
+    CliRunner().invoke(app, ["train", "stage1_align"])
+    assert trained == [["--config", "stage1_align"]]
+
+
+def test_flags_are_kebab_case_or_as_in_the_recipe(trained):
+    words = ["--learning-rate", "1e-4", "--output_dir=my-runs/a-b", "--lora-alpha=8", "--data", "a-b.jsonl", "-c"]
+    CliRunner().invoke(app, ["train", "stage1_align", *words])
+    assert trained[0][2:] == [
+        *["--learning_rate", "1e-4", "--output_dir=my-runs/a-b", "--lora_alpha=8", "--data", "a-b.jsonl", "-c"]
+    ]
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "multi_gpu", "cpu", "ddp_cpu"])
+def test_it_launches_itself_by_accelerate(name, launched, trained):
+    CliRunner().invoke(app, ["train", "stage1_align", "--accelerate-config", name, "--max-steps", "3"])
+    ((program, command),) = launched
+    assert program == sys.executable and command[1:3] == ["-m", "accelerate.commands.launch"]
+    assert command[4].endswith(f"{name}.yaml") and command[5:8] == ["-m", "valley_cli", "train"]
+    assert command[8].endswith("stage1_align.yaml") and command[9:] == ["--max_steps", "3"]
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "stage3"], "There is no recipe stage3: neither a file, nor one .* stage1_align, stage2_instruct"),
+        (["train", "gone.yaml"], "There is no recipe gone.yaml"),
+        (["train", "stage1_align", "--accelerate-config", "zero9"], "no config of Accelerate zero9: .* zero2, zero3"),
+        (["train", "estimate", "stage3"], "There is no recipe stage3"),
+        (["train", "stage1_align", "--use-cpu", "true", "--nonsense"], "nonsense"),
+        (["train", "stage1_align", "--learning-rate", "fast"], "invalid float value: 'fast'"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(words, message):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert re.search(message, result.stderr), result.stderr
