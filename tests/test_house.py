@@ -15,9 +15,10 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"endpoint", "tables", "video_sources", "whole_files"},
-    {"configuration_valley", "video_files"},
-    {"modeling_valley", "video_decoding"},
+    {"endpoint", "tables", "video_cropping", "video_sources", "whole_files"},
+    {"configuration_valley", "video_packets"},
+    {"modeling_valley", "video_files"},
+    {"video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
     {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
@@ -29,6 +30,8 @@ MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
     "video_sources",
+    "video_cropping",
+    "video_packets",
     "video_files",
     "video_decoding",
     "video_processing_valley",
