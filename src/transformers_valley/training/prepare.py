@@ -16,10 +16,9 @@ from trl import get_peft_config, get_quantization_config
 from ..data import load_rows
 from ..data.lengths import LENGTH, VISUALS_END, add_lengths, describe_long_rows
 from ..processing_valley import ValleyProcessor
-from .attention import attend_by_row
 from .bad_rows import BadRows
 from .checkpoints import CheckpointKeeper, find_checkpoint, is_finished, read_step
-from .checks import check_arguments, check_launch, check_number_of_rows, check_parts
+from .checks import check_arguments, check_launch, check_number_of_rows, check_packing, check_parts
 from .collator import ValleyDataCollator
 from .features import cache_vision_features
 from .monitor import PauseAfter, ProgressTable, RunMonitor
@@ -59,7 +58,7 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
         quantization_config=get_quantization_config(model_args),
     )
     if valley_args.pack_batches:
-        attend_by_row(model)
+        check_packing(model)
     peft_config = get_peft_config(model_args)
     rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
     eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}
