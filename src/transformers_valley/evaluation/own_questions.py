@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.messages import to_row
+from ..data.formats import to_row
 from .benchmark import Sample, chat_about
 from .string_match import is_exact
 

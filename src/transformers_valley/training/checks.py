@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig
-from transformers.trainer_utils import IntervalStrategy
+from transformers import AutoConfig, IntervalStrategy
 
 from ..data.lengths import check_max_length
 from ..processing_valley import ValleyProcessor
@@ -87,12 +86,10 @@ def missing_build_tools() -> list[str]:
     pip puts ninja beside the interpreter, where only an activated environment looks for it: that folder is put first
     into `PATH`, for this process and those it starts.
     """
-    from torch.utils.cpp_extension import get_cxx_compiler
-
     beside = Path(sys.executable).parent
     if (beside / "ninja").exists():
         os.environ["PATH"] = os.pathsep.join([str(beside), os.environ.get("PATH", "")])
-    compiler = get_cxx_compiler()
+    compiler = os.environ.get("CXX", "c++")  # as torch chooses it
     found = {
         "ninja": shutil.which("ninja"),
         f"a C++ compiler ({compiler})": shutil.which(compiler),
