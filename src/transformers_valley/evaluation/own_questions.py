@@ -1,29 +1,20 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Questions of one's own: records of a file to samples. The one place here that knows what a record may look like.
+"""Questions of one's own: records of a file to samples. All that training reads is read, and asked in the same words.
 
-A record is a training row, of which every turn of the assistant is a reference; or it has these fields:
-
-    video or image   path, from the media folder or absolute
-    question         what is asked
-    answer           the reference, or a list of several; of a choice its text, letter or number from 0
-    choices          optional: a list, or an object from letter to text; in CSV separated by " | "
-    type, source     optional: rows of the table; `source` is the file's name by default
-    id, start, end   optional; the last two in seconds
+Every turn of the assistant is a reference. Where a record has `question` and `answer`, `answer` may be a list of
+several references, and `choices` make them letters. `type` and `source` become rows of the table; `source` is the
+file's name by default.
 """
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.fields import given
+from ..data.files import read_records
 from ..data.formats import to_row
-from .benchmark import Sample, chat_about
-from .string_match import is_exact
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from ..data.formats.question_answer import by_letter, chosen_letter
+from .benchmark import Sample
 
 
 def read_questions(file: Path, media_root: Path) -> Iterator[Sample]:
@@ -33,45 +24,46 @@ def read_questions(file: Path, media_root: Path) -> Iterator[Sample]:
     Raises:
         ValueError: if a record is none; it names file, position and reason.
     """
-    for position, record in enumerate(_read_records(file)):
+    for position, record in enumerate(read_records(file)):
+        if isinstance(record, ValueError):  # of a damaged file, which names it
+            raise record
         try:
-            if not isinstance(record, Mapping):
-                raise ValueError(f"it is {str(record)[:80]!r}, expected an object")
-            name = str(record["id"]) if record.get("id") not in (None, "") else f"{file.stem}:{position}"
-            about = {"source": str(record.get("source") or file.stem), "type": str(record.get("type") or "")}
-            if "question" in record:
-                yield _from_question(record, name, media_root, about)
-            else:
-                yield from _from_row(to_row(dict(record), media_root), name, about)
+            yield from _read(record, f"{file.stem}:{position}", file.stem, media_root, position)
         except ValueError as error:
             raise ValueError(f"{file}, record {position}: {error}") from None
 
 
-def _from_question(record: Mapping, name: str, media_root: Path, about: dict) -> Sample:
-    known = {"id", "video", "image", "question", "answer", "choices", "type", "source", "start", "end"}
-    given = {key: value for key, value in record.items() if value not in (None, "")}
-    if not given.get("question") or "answer" not in given:
-        raise ValueError(f"a question needs `question` and `answer`, found {sorted(given)}")
-    if ("video" in given) == ("image" in given):
-        raise ValueError(f"a question is about one `video` or one `image`, found {sorted(given)}")
-    if unknown := sorted(given.keys() - known):
-        about = {**about, "facts": {key: given[key] for key in unknown}}
-    choices = _read_choices(given.get("choices"))
-    question, answers = str(given["question"]), given["answer"]
-    answers = tuple(map(str, answers)) if isinstance(answers, list) else (str(answers),)
+def _read(record: Any, name: str, source: str, media_root: Path, position: int) -> Iterator[Sample]:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"it is {str(record)[:80]!r}, expected an object")
+    fields = given(record)
+    name = str(fields.get("id", name))
+    about = {"source": str(fields.get("source", source)), "type": str(fields.get("type", ""))}
+    if "question" not in fields:
+        yield from _ask_each_turn(_chat(to_row(record, media_root, position)), name, about)
+        return
+    if "answer" not in fields:
+        raise ValueError(f"a question needs an `answer`, found {sorted(fields)}")
+    answers = fields["answer"] if isinstance(fields["answer"], list) else [fields["answer"]]
+    choices = by_letter(fields["choices"]) if "choices" in fields else {}
     if choices:
-        listed = "\n".join(f"({letter}) {choice}" for letter, choice in choices.items())
-        question = f"{question}\n{listed}\nAnswer with the letter of the right choice."
-        answers = tuple(_letter_of(answer, choices) for answer in answers)
-    medium = {key: _resolve(str(given[key]), media_root) for key in ("video", "image") if key in given}
-    times = {key: float(given[key]) for key in ("start", "end") if key in given}
-    return Sample(name, chat_about(question, **medium, **times), answers, choices, **about)
+        references = [chosen_letter(_number(answer, choices), choices) for answer in answers]
+    else:
+        references = [str(answer).strip() for answer in answers]
+    *asked, _ = _chat(to_row({**record, "answer": references[0]}, media_root, position))
+    yield Sample(name, asked, tuple(references), choices, **about)
 
 
-def _from_row(row: dict, name: str, about: dict) -> Iterator[Sample]:
-    """Each turn of the assistant is asked for, with the turns before it as they stand in the row."""
+def _number(answer: Any, choices: Mapping[str, str]) -> Any:
+    """A position that CSV, which knows no numbers, gives as text."""
+    is_position = isinstance(answer, str) and answer.isdecimal() and answer not in {*choices, *choices.values()}
+    return int(answer) if is_position else answer
+
+
+def _chat(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a training row, with the path of each image in its block."""
     images = iter(row["images"])
-    messages = [
+    return [
         {
             "role": message["role"],
             "content": [
@@ -81,64 +73,16 @@ def _from_row(row: dict, name: str, about: dict) -> Iterator[Sample]:
         }
         for message in row["messages"]
     ]
+
+
+def _ask_each_turn(messages: list[dict[str, Any]], name: str, about: dict[str, str]) -> Iterator[Sample]:
+    """Each turn of the assistant is asked for, with the turns before it as they stand in the row."""
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     for index in turns:
         if not index or messages[index - 1]["content"][-1]["type"] != "text":
             raise ValueError(f"before turn {index}, an answer, there is no question in words")
         answer = "\n".join(block["text"] for block in messages[index]["content"])
-        turn = name if len(turns) == 1 else f"{name}#{index}"
-        yield Sample(turn, messages[:index], (answer,), **about)
-
-
-def _read_choices(given: Any) -> dict[str, str]:
-    if isinstance(given, str):
-        given = json.loads(given) if given.lstrip().startswith("[") else given.split(" | ")
-    if not given:
-        return {}
-    if isinstance(given, Mapping):
-        return {str(letter): str(choice) for letter, choice in given.items()}
-    if not 2 <= len(given) <= len(LETTERS):
-        raise ValueError(f"there are {len(given)} `choices`, expected 2 to {len(LETTERS)}")
-    return dict(zip(LETTERS, map(str, given), strict=False))
-
-
-def _letter_of(answer: str, choices: dict[str, str]) -> str:
-    """The letter of a reference that is a choice's text, letter or number."""
-    if fitting := [letter for letter, choice in choices.items() if answer == choice]:
-        return fitting[0]
-    if answer in choices:
-        return answer
-    if answer.isdecimal() and int(answer) < len(choices):
-        return list(choices)[int(answer)]
-    fitting = [letter for letter, choice in choices.items() if is_exact(answer, [choice])]
-    if len(fitting) != 1:
-        raise ValueError(f"the answer {answer!r} is none of the choices {list(choices.values())}, nor a letter of one")
-    return fitting[0]
-
-
-def _resolve(path: str, media_root: Path) -> str:
-    return path if "://" in path or path.startswith("data:") else str(media_root / path)
-
-
-def _read_records(file: Path) -> Iterator[Any]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: {error}") from None
-    if file.suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text))
-    elif text.lstrip().startswith("["):
-        try:
-            yield from json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is no JSON: {error}. Was it cut off?") from None
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}, line {number} is no JSON: {error}. Was it cut off?") from None
+        yield Sample(name if len(turns) == 1 else f"{name}#{index}", messages[:index], (answer,), **about)
 
 
 __all__ = ["read_questions"]

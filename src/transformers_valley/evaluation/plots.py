@@ -29,7 +29,7 @@ def draw_bars(
         series (`dict[str, list[Estimate]]`): for each of its names one number per group.
     """
     shown = groups[:MOST]
-    figure = Figure(figsize=(8, 1.3 + 0.24 * len(shown) * (len(series) + 0.6)), layout="constrained")
+    figure = Figure(figsize=(8, 1.3 + 0.17 * len(shown) * (len(series) + 0.6)), layout="constrained")
     axes = figure.subplots()
     for index, (name, estimates) in enumerate(series.items()):
         offset = (index - (len(series) - 1) / 2) * 0.8 / len(series)
