@@ -4,6 +4,7 @@
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,10 @@ def test_every_file_says_its_license():
         assert path.read_text().startswith(
             "# Copyright 2026 The transformers_valley authors. Apache-2.0 license.\n"
         ), path
+
+
+@pytest.mark.parametrize("kind", [FutureWarning, DeprecationWarning])
+def test_what_we_call_is_not_deprecated(kind):
+    """Such a warning in our own code is an error in every test."""
+    with pytest.raises(kind):
+        warnings.warn_explicit("it goes", kind, "chat.py", 1, module="transformers_valley.chat")
