@@ -17,6 +17,10 @@ EPILOG = examples(
 
 def serve(
     checkpoint: Checkpoint,
+    engine: Annotated[
+        Literal["auto", "vllm", "transformers"],
+        typer.Option(help="What answers; auto is vLLM where it is installed and there is a GPU."),
+    ] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "localhost",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, metavar="NUMBER")] = 8000,
     allow_local_files: Annotated[
@@ -33,8 +37,26 @@ def serve(
     quantization: Annotated[
         Literal["bnb-4bit", "bnb-8bit"] | None, typer.Option(help="Load the weights in fewer bits.")
     ] = None,
+    vllm_args: Annotated[str, typer.Option(help="More options of `vllm serve`, in quotes.", metavar="OPTIONS")] = "",
 ) -> None:
     """Answer requests of OpenAI's clients about clips and images."""
+    if engine != "transformers":
+        from transformers_valley.vllm_plugin import command
+
+        if engine == "vllm" or command.is_ready(device, attn_implementation):
+            command.serve(
+                checkpoint,
+                host=host,
+                port=port,
+                folders=allow_local_files or (),
+                device=device,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                quantization=quantization,
+                more=vllm_args,
+            )
+    if vllm_args:
+        raise ValueError("--vllm-args are for --engine vllm, and this is the server of transformers-valley itself.")
     from transformers_valley.serving import serve as serve_checkpoint
 
     serve_checkpoint(

@@ -36,13 +36,14 @@ class ValleyVideoLoader(VideoLoader):
     """
 
     processor: ValleyVideoProcessor | None = None
+    most_frames: int | None = None
 
     @classmethod
     def load_bytes(cls, data: bytes, num_frames: int = -1, **kwargs: Any):
         if cls.processor is None and num_frames == _DEFAULT_NUM_FRAMES:
             num_frames = -1
         processor = ValleyVideoProcessor() if cls.processor is None else cls.processor
-        return read_clip(data, processor, {"num_frames": num_frames, **kwargs})
+        return read_clip(data, processor, {"num_frames": num_frames, **kwargs}, cls.most_frames)
 
 
 class ValleyImageIO(ImageMediaIO):
@@ -94,6 +95,8 @@ class ValleyMediaConnector(MediaConnector):
         media_io_kwargs = dict(media_io_kwargs or {})
         # -1, or nobody could tell 32 frames that are asked for from vLLM's default.
         clips = media_io_kwargs["video"] = {"num_frames": -1, **media_io_kwargs.get("video", {})}
+        if unknown := sorted(media_io_kwargs.keys() - {"video"}):
+            raise VLLMValidationError(f"media_io_kwargs may have 'video', found {', '.join(unknown)}.")
         if named := sorted({"video_backend", "backend"} & clips.keys()):
             raise VLLMValidationError(f"Clips are decoded by Valley: leave {', '.join(named)} out of media_io_kwargs.")
         super().__init__(media_io_kwargs, CheckedConnection(), **kwargs)
@@ -139,10 +142,10 @@ def register_loader() -> None:
     VIDEO_LOADER_REGISTRY.register("valley", video_processor="ValleyVideoProcessor")(ValleyVideoLoader)
 
 
-def serve_checkpoint(processor: ValleyVideoProcessor) -> None:
-    """Sample clips by the rule of this checkpoint, and open what its requests show as Valley does.
+def serve_checkpoint(processor: ValleyVideoProcessor, most_frames: int) -> None:
+    """Sample clips by this rule, and open what requests show as Valley does.
 
     A process serves one model: it is called where vLLM prepares Valley's, and other models are left alone.
     """
-    ValleyVideoLoader.processor = processor
+    ValleyVideoLoader.processor, ValleyVideoLoader.most_frames = processor, most_frames
     MEDIA_CONNECTOR_REGISTRY.register("http")(ValleyMediaConnector)

@@ -2,6 +2,7 @@
 """Images and clips to what vLLM hands to the model: pixels of each, and the block of placeholders in its place."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from transformers import BatchFeature
@@ -19,7 +20,8 @@ from vllm.multimodal.processing import (
 
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig, count_patches
 from ..processing_valley import ValleyProcessor
-from .clips import describe
+from ..video_processing_valley import ValleyVideoProcessor
+from .clips import describe, with_options
 from .media import serve_checkpoint
 
 
@@ -38,7 +40,7 @@ class ValleyProcessingInfo(BaseProcessingInfo):
     """What vLLM asks before it has seen a request: the processor, and how large a visual can be."""
 
     def get_data_parser(self) -> MultiModalDataParser:
-        serve_checkpoint(self.get_hf_processor().video_processor)
+        serve_checkpoint(self.video_processor, self.ctx.model_config.max_model_len)
         return ValleyDataParser(
             video_needs_metadata=True,
             expected_hidden_size=self._get_expected_hidden_size(),
@@ -49,16 +51,24 @@ class ValleyProcessingInfo(BaseProcessingInfo):
         return self.ctx.get_hf_config(ValleyConfig)
 
     def get_hf_processor(self, **kwargs: object) -> ValleyProcessor:
-        """The checkpoint's, with the server's `--mm-processor-kwargs`. Those of a request are refused later."""
         return self.ctx.get_hf_processor(ValleyProcessor)
+
+    @property
+    def server_options(self) -> Mapping[str, object]:
+        """The server's `--mm-processor-kwargs`."""
+        return self.ctx.get_mm_config().mm_processor_kwargs or {}
+
+    @cached_property
+    def video_processor(self) -> ValleyVideoProcessor:
+        """The checkpoint's, sampling as the server was told to."""
+        return with_options(self.get_hf_processor().video_processor, self.server_options)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None, "video": None}
 
     def get_max_frames(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
         """Of one clip: as many as the checkpoint samples, its position table has, and the context holds."""
-        processor = self.get_hf_processor()
-        rule = processor.video_processor
+        processor, rule = self.get_hf_processor(), self.video_processor
         share = seq_len // max(1, sum(mm_counts.values()))
         limits = [
             share - processor.count_placeholders("video", 0) - _DELIMITERS,
@@ -126,15 +136,25 @@ class ValleyMultiModalProcessor(BaseMultiModalProcessor[ValleyProcessingInfo]):
             for frames, metadata in videos:
                 about = describe(metadata)
                 about = None if about is None else VideoMetadata(**about)
-                result = processor.video_processor(videos=[frames], video_metadata=about, return_tensors="pt")
+                result = self.info.video_processor(videos=[frames], video_metadata=about, return_tensors="pt")
                 clips.append(result["pixel_values_videos"][0].to(dtype))
+                self._check_length(len(clips[-1]))
             outputs["pixel_values_videos"] = clips
             outputs["video_num_frames"] = torch.tensor([len(clip) for clip in clips])
         return BatchFeature(outputs)
 
+    def _check_length(self, num_frames: int) -> None:
+        """The temporal module would raise, and an error of the model ends the engine."""
+        most = self.info.get_hf_config().temporal_max_positions
+        if most is not None and num_frames > most:
+            raise ValueError(
+                f"A clip of {num_frames} frames is longer than the position table of this checkpoint, which has "
+                f"{most} rows (temporal_max_positions). Sample fewer frames."
+            )
+
     def _refuse_options(self, hf_kwargs: Mapping[str, object]) -> None:
         """By the time a request's `mm_processor_kwargs` arrive here, its clips are decoded."""
-        server = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
+        server = self.info.server_options
         if own := sorted(name for name, value in hf_kwargs.items() if server.get(name) != value):
             raise ValueError(
                 f"A request cannot set mm_processor_kwargs {', '.join(own)}. Say how its clips are sampled in "
