@@ -21,7 +21,7 @@ FLOORS = [
     {"video_processing_valley"},
     {"processing_valley"},
     {"pipeline_valley", "data", "contact_sheet", "model_card", "checkpoint"},
-    {"training", "convert_valley_weights", "chat", "serving"},
+    {"training", "convert_valley_weights", "chat", "serving", "vllm_plugin"},
     {"__init__"},
 ]
 MODEL_FILES = [
