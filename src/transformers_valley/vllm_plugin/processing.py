@@ -135,8 +135,10 @@ class ValleyMultiModalProcessor(BaseMultiModalProcessor[ValleyProcessingInfo]):
             clips = []
             for frames, metadata in videos:
                 about = describe(metadata)
-                about = None if about is None else VideoMetadata(**about)
-                result = self.info.video_processor(videos=[frames], video_metadata=about, return_tensors="pt")
+                known = {} if about is None else {"video_metadata": VideoMetadata(**about)}
+                if about is not None and "frames_indices" in about:
+                    known["do_sample_frames"] = False  # or `max_frames` would thin them out again
+                result = self.info.video_processor(videos=[frames], return_tensors="pt", **known)
                 clips.append(result["pixel_values_videos"][0].to(dtype))
                 self._check_length(len(clips[-1]))
             outputs["pixel_values_videos"] = clips
