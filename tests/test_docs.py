@@ -32,7 +32,7 @@ from transformers import AutoModelForImageTextToText, CLIPImageProcessor
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from transformers_valley import ValleyConfig, ValleyVideoProcessor
-from transformers_valley.data import to_row
+from transformers_valley.data import Source, to_row
 from transformers_valley.training import ValleyArguments
 from transformers_valley.video_decoding import sample_video
 
@@ -216,7 +216,10 @@ def check_flags(script: str, flags: list[str]):
 def test_yaml_keys_are_arguments(page):
     known = {field.name for arguments in ARGUMENTS for field in dataclasses.fields(arguments)}
     for block in blocks(page, "yaml"):
-        assert set(yaml.safe_load(block.code)) <= known, f"{page.name}:{block.line}"
+        content = yaml.safe_load(block.code)
+        if "sources" in content:  # a mixture
+            assert [Source(**entry) for entry in content.pop("sources")]
+        assert set(content) <= known, f"{page.name}:{block.line}"
 
 
 @each_page

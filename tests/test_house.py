@@ -20,8 +20,9 @@ FLOORS = [
     {"modeling_valley", "video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
-    {"pipeline_valley", "data", "contact_sheet", "model_card", "checkpoint"},
-    {"training", "convert_valley_weights", "chat", "serving", "vllm_plugin"},
+    {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
+    {"training", "chat", "serving", "vllm_plugin"},
+    {"demo"},
     {"__init__"},
 ]
 MODEL_FILES = [

@@ -80,7 +80,7 @@ import transformers_valley
 from huggingface_hub import EvalResult, ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
-from transformers_valley.model_card import write_model_card
+from transformers_valley.hub.model_card import write_model_card
 
 model = AutoModelForImageTextToText.from_pretrained(checkpoint)
 processor = AutoProcessor.from_pretrained(checkpoint)

@@ -529,8 +529,9 @@ class ValleyVisualModel(ValleyPreTrainedModel):
     @property
     def _visual_dtype(self) -> torch.dtype:
         """Dtype of the projector and temporal module, which may differ from that of a frozen tower."""
-        weight = self.multi_modal_projector.weight
-        return weight.dtype if weight.is_floating_point() else self.dtype
+        weight = getattr(self.multi_modal_projector, "weight", None)  # a method, or missing, in some quantized layers
+        is_float = isinstance(weight, torch.Tensor) and weight.is_floating_point()
+        return weight.dtype if is_float else self.dtype
 
     def _touch_visual_parameters(self, num_passes: int) -> torch.Tensor:
         """A zero that depends on every trainable visual part.
@@ -734,6 +735,8 @@ def _output(kind: type[ModelOutput], **values: Any) -> ModelOutput:
 
 
 def _to_list(counts: torch.Tensor | Sequence[int]) -> list[int]:
+    if isinstance(counts, torch.Tensor) and torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():
+        raise ValueError("torch.export needs the frames of each clip as a list: an exported graph has fixed shapes.")
     return counts.tolist() if isinstance(counts, torch.Tensor) else list(counts)
 
 
@@ -781,11 +784,13 @@ def _check_counts(modality: str, counts: list[int], lengths: list[int]):
             begin = end
             continue
         left = [end - begin for end in ends if end > begin] or [0]
+        hint = "Most likely the prompt was truncated inside a visual block: raise max_length. Otherwise give exactly"
+        if sum(counts) > ends[-1]:
+            hint = "Give exactly"
         raise ValueError(
             f"{modality.capitalize()} features and {modality} tokens do not match: sample {sample} has {count} "
             f"<{modality}> placeholder tokens for {left[-1] if is_last else left[0]} features (the batch has "
-            f"{sum(counts)} tokens for {ends[-1]} features of {len(lengths)} {modality}s). Most likely the prompt was "
-            f"truncated inside a visual block: raise max_length. Otherwise give exactly one {modality} per "
+            f"{sum(counts)} tokens for {ends[-1]} features of {len(lengths)} {modality}s). {hint} one {modality} per "
             f"<{modality}> of the prompt."
         )
 
@@ -922,7 +927,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
     def generate(self, *args: Any, **kwargs: Any):
         """
         See [`~transformers.GenerationMixin.generate`]. Stop strings, which checkpoints of the original Valley
-        repository have, need no `tokenizer`: the one beside the weights is used.
+        repository have, need no `tokenizer`: the one beside the weights is used. Placeholders are never written, nor
+        taken from drafts of prompt lookup and assistants: nothing stands behind them.
 
         Raises:
             ValueError: on transformers 5.19, for beams or several sequences of a prompt with several visuals.
@@ -936,6 +942,8 @@ class ValleyForConditionalGeneration(ValleyPreTrainedModel, GenerationMixin):
         if tokenizer is not None:
             kwargs["tokenizer"] = getattr(tokenizer, "tokenizer", tokenizer)  # servers pass the processor
         self._check_sequences(configs[0], **kwargs)
+        suppressed = next(filter(None, [kwargs.get("suppress_tokens"), *(c.suppress_tokens for c in configs)]), [])
+        kwargs["suppress_tokens"] = sorted({*suppressed, self.config.image_token_id, self.config.video_token_id})
         return super().generate(*args, **kwargs)
 
     def _load_tokenizer(self):

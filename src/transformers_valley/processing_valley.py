@@ -298,12 +298,13 @@ class ValleyProcessor(ProcessorMixin):
         stand_in = self.tokenizer.convert_tokens_to_ids(_STAND_IN)
         placeholders = (self.image_token_id, self.video_token_id)
         columns = [name for name in _TOKEN_COLUMNS if name in inputs]
+        encoded = {text: self._encode_plainly(text) for text in set(spelt)}
         queue = iter(spelt)
         for index, ids in enumerate(inputs["input_ids"]):
             rows = {name: [] for name in columns}
             for position, token in enumerate(ids):
                 is_hidden = token == stand_in and not (position and ids[position - 1] in placeholders)
-                plain = self._encode_plainly(next(queue)) if is_hidden else [token]
+                plain = encoded[next(queue)] if is_hidden else [token]
                 for name, row in rows.items():
                     row += plain if name == "input_ids" else [inputs[name][index][position]] * len(plain)
             if max_length is not None and set(rows["input_ids"][max_length:]) & set(placeholders):

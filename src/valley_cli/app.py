@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import ask, chat, convert, data, env, frames, serve, train
+from . import ask, chat, convert, data, demo, env, frames, serve, train
 from .options import SETTINGS, examples
 
 
 __all__ = ["app"]
 
-_ORDER = "ask chat frames serve train data convert env"
+_ORDER = "ask chat frames demo serve train data convert env"
 _DOCS = "https://github.com/transformers-valley/transformers-valley/blob/main/docs"
 
 
@@ -60,6 +60,7 @@ app = typer.Typer(
 app.command(epilog=ask.EPILOG)(ask.ask)
 app.command(epilog=chat.EPILOG)(chat.chat)
 app.command(epilog=frames.EPILOG)(frames.frames)
+app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")

@@ -26,19 +26,19 @@ def convert(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Folder or Hub id of what SRC is the difference to (a LLaMA), or what its adapter was trained on.",
+            help="Folder or Hub id of the LLaMA that SRC is the delta to, or of what its adapter was trained on.",
             metavar="BASE",
         ),
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
-        typer.Option(help="Of the weights; auto is that in which most of them are stored."),
+        typer.Option(help="Of the weights; auto keeps that of each tensor."),
     ] = "auto",
     push_to_hub: Annotated[
         str | None, typer.Option(help="Repository on the Hub to upload the result to.", metavar="ID")
     ] = None,
 ) -> None:
     """Convert a checkpoint of the original Valley repository into one that transformers loads."""
-    from transformers_valley.convert_valley_weights import convert as convert_checkpoint
+    from transformers_valley.hub.convert_valley_weights import convert as convert_checkpoint
 
     typer.echo(convert_checkpoint(source, destination, base, dtype, push_to_hub=push_to_hub))

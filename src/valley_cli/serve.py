@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Attention, Checkpoint, Dtype, examples
+from .options import Attention, Checkpoint, Device, Dtype, examples
 
 
 EPILOG = examples(
     "valley serve path/to/valley",
-    "valley serve path/to/valley --host 0.0.0.0 --port 80 --allow-local-files clips",
+    "valley serve path/to/valley --allow-local-files clips --max-batch 16",
+    "valley serve path/to/valley --host 0.0.0.0 --port 80 --allowed-host models.example.org",
 )
 
 
@@ -30,7 +31,21 @@ def serve(
             help="Let requests open files in this folder. May be given several times; by default none.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda:0 or cpu.")] = "auto",
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Most requests that are answered together; by default 8, of vLLM its own.", min=1, metavar="NUMBER"
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="What clients must send as their key.", envvar="VALLEY_API_KEY", metavar="KEY"),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which clients reach it. May be given several times.", metavar="NAME"),
+    ] = None,
+    device: Device = "auto",
     dtype: Dtype = "auto",
     attn_implementation: Attention = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding of answers.")] = False,
@@ -49,6 +64,9 @@ def serve(
                 host=host,
                 port=port,
                 folders=allow_local_files or (),
+                max_batch=max_batch,
+                api_key=api_key,
+                allowed_hosts=allowed_host or (),
                 device=device,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
@@ -57,13 +75,16 @@ def serve(
             )
     if vllm_args:
         raise ValueError("--vllm-args are for --engine vllm, and this is the server of transformers-valley itself.")
-    from transformers_valley.serving import serve as serve_checkpoint
+    from transformers_valley.serving.server import serve as serve_checkpoint
 
     serve_checkpoint(
         checkpoint,
         host=host,
         port=port,
         folders=allow_local_files or (),
+        max_batch=max_batch or 8,
+        api_key=api_key,
+        allowed_hosts=allowed_host or (),
         compile=compile,
         device=device,
         dtype=dtype,

@@ -2,6 +2,7 @@
 """`valley data check` on good, damaged and missing files, and on records of both forms."""
 
 import json
+import math
 import os
 import signal
 
@@ -72,6 +73,30 @@ def test_every_bad_row_is_found(files, media, num_proc):
         assert error.source == ("old" if error.id in "bd" else "new")
     assert report.rows == {"old": 4, "new": 7} and report.clips == {"old": 2, "new": 4}
     assert report.images == {"old": 1, "new": 2} and not report.too_long.total()
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "part", [{"start": 2, "end": 1}, {"start": -1}, {"end": 0}, {"start": math.nan}, {"end": math.inf}, {"fps": 0}]
+)
+def test_a_part_that_no_clip_has_is_a_bad_row(media, tmp_path, part, full):
+    clip = {"type": "video", "path": "good.mp4", **part}
+    rows = [segment(1), segment(1)]
+    rows[1]["messages"][0]["content"] = [clip]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (error,) = check_data([tmp_path / "rows.jsonl"], media, full=full, num_proc=1).bad
+    assert error.id == "rows:1" and error.file.endswith("good.mp4") and str(list(part.values())[-1]) in error.reason
+
+
+def test_a_glance_at_a_clip_takes_one_frame_whatever_it_asks_for(media, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([record("a", video="good.mp4", num_frames=5000)]))
+    assert not check_data([tmp_path / "rows.json"], media, num_proc=1).bad
+
+
+def test_control_tokens_in_texts_are_no_fault(tmp_path, processor):
+    rows = [record("a", "It is </s>, <vi_end> or <video>.")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert not check_data([tmp_path / "rows.json"], processor=processor, max_length=2048, num_proc=1).bad
 
 
 def test_damage_inside_a_clip_shows_when_all_of_it_is_decoded(files, media, processor):

@@ -35,6 +35,7 @@ def folder(checkpoint, tmp_path_factory):
     short, long = ([*turns[:1], {"from": "gpt", "value": "Bars. " * n}] for n in (1, 50))
     pair = [{"id": str(index), "video": clip, "conversations": turns} for index, turns in enumerate((short, long))]
     (folder / "one_long.json").write_text(json.dumps(pair))
+    (folder / "gone.json").write_text(json.dumps([{"video": "gone.mp4", "conversations": turns}] * 2))
     many = [{"from": "human", "value": "What? " * 30 + "<video>"}, turns[1]]
     (folder / "many_clips.json").write_text(json.dumps([pair[0], {**pair[1], "id": "many", "conversations": many}]))
     (folder / "adapter").mkdir()
@@ -102,6 +103,16 @@ OURS = [
         STAGE2,
         {"cache_vision_features": "kept", "streaming": True, "max_steps": 1},
         "streamed rows are not known then: set streaming: false",
+    ),
+    (
+        STAGE2,
+        {"train_sampling_strategy": "group_by_length", "streaming": True, "max_steps": 1},
+        "train_sampling_strategy='group_by_length' needs to know all rows.*set streaming: false",
+    ),
+    (
+        STAGE2,
+        {"on_missing": "raise", "data": "gone.json"},
+        "2 rows show clips .* that are not there .2 of gone., among",
     ),
     (STAGE2, {"use_liger_kernel": True}, "use_liger_kernel has no effect"),
     (STAGE2, {"activation_offloading": True}, "this run is on the CPU. Set gradient_checkpointing"),

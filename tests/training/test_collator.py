@@ -291,6 +291,19 @@ def test_long_rows_are_told_before_training(processor, media, tmp_path, capsys, 
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_held_out_rows_are_prepared_as_those_trained_on(checkpoint, media, tmp_path, strategy):
+    """A held-out row that is too long would end the run at its first evaluation, and so would one without a length."""
+    for name, answer in (("rows", "Yes."), ("held", "A red circle. " * 90)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([record("a"), record("b"), record("c", answer=answer)]))
+    flags = arguments("stage2_instruct.yaml", checkpoint, tmp_path / "rows.json", tmp_path / "out")
+    flags += ["--eval_data", str(tmp_path / "held.json"), "--eval_strategy", "steps", "--eval_steps", "1"]
+    flags += ["--max_length", "300", "--on_long_row", "drop", "--train_sampling_strategy", strategy]
+    trainer = sft.main([*flags, "--max_steps", "1", "--preview_steps", "0"])
+    assert trainer.eval_dataset["held"]["id"][:] == ["a", "b"]
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_held_loss" in entry] == [1]
+
+
 def test_all_rows_are_too_long(processor, media, tmp_path):
     rows = make_rows(media, [record("a", answer="A red circle. " * 90)])
     with pytest.raises(ValueError, match="Every row is longer than max_length=100"):

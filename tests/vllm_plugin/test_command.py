@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from transformers_valley.checkpoint import find_checkpoint
 from transformers_valley.vllm_plugin import command
-from transformers_valley.vllm_plugin.requests import STOP_VARIABLE
+from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, STOP_VARIABLE
 from valley_cli.app import app
 
 
@@ -62,10 +62,21 @@ def test_what_the_checkpoint_says_of_answers_is_kept(checkpoint, tmp_path):
     path.write_text(json.dumps({**settings, "do_sample": True, "stop_strings": ["###"]}))
     words, environment = command.vllm_command(find_checkpoint(str(folder)))
     assert "--override-generation-config" not in words
-    assert environment == {STOP_VARIABLE: '["###"]'}
+    assert environment[STOP_VARIABLE] == '["###"]'
     path.write_text(json.dumps({**settings, "num_beams": 4}))
     with pytest.raises(ValueError, match="num_beams=4 of the checkpoint"):
         command.vllm_command(find_checkpoint(str(folder)))
+
+
+def test_what_listens_at_loopback_is_called_by_no_other_name(checkpoint):
+    """A web page can reach it under a name of its own."""
+
+    def hosts(**options):
+        _, environment = command.vllm_command(find_checkpoint(checkpoint), **options)
+        return json.loads(environment[HOSTS_VARIABLE])
+
+    assert "example.org" in hosts(allowed_hosts=["example.org"], host="0.0.0.0")
+    assert hosts()[:2] == ["localhost", "127.0.0.1"] and hosts(host="0.0.0.0") == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from transformers_valley.vllm_plugin.requests import MAX_BODY, RequestTranslator, translate
+from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, MAX_BODY, RequestTranslator, translate
 
 
 def message(**clip):
@@ -66,7 +66,7 @@ def call(*pieces: bytes, path="/v1/chat/completions"):
     async def send(event):
         sent.append(event)
 
-    headers = [(b"content-length", b"1"), (b"authorization", b"Bearer key")]
+    headers = [(b"content-length", b"1"), (b"authorization", b"Bearer key"), (b"host", b"evil.example:80")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     asyncio.run(RequestTranslator(app)(scope, receive, send))
     return seen, sent
@@ -94,3 +94,12 @@ def test_a_bad_request_is_answered_with_its_reason():
 def test_a_body_without_end_is_cut_off():
     seen, (start, _) = call(*[b"x" * 2**24] * (MAX_BODY // 2**24 + 1))
     assert not seen and start["status"] == 413
+
+
+def test_a_name_that_is_not_the_servers_is_refused(monkeypatch):
+    body = json.dumps({"messages": []}).encode()
+    monkeypatch.setenv(HOSTS_VARIABLE, '["evil.example"]')
+    assert len(call(body)[0]) == 1
+    monkeypatch.setenv(HOSTS_VARIABLE, '["localhost"]')
+    seen, (start, answer) = call(body, path="/metrics")
+    assert not seen and start["status"] == 400 and b"--allowed-host evil.example" in answer["body"]

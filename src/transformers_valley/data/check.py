@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Training data before a run: which rows cannot be trained on, and which are too long, told by several processes.
 
-In go JSON and JSONL files; out comes what was found, per source and row by row.
+In go the files that training reads; out comes what was found, per source and row by row.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from ..processing_valley import ValleyProcessor
 from ..tables import format_table
-from ..video_decoding import sample_video
+from ..video_decoding import SamplingRule, sample_video
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
 from .decode import BadSampleError, visuals_of
 from .lengths import count_tokens
-from .load import iter_records
+from .load import Media, iter_records
+from .mixtures import Source
+from .rows import CLIP_SETTINGS
 
 
 CHUNK = 16  # rows that a process takes at once
@@ -55,8 +57,8 @@ class DataReport:
 
 
 def check_data(
-    files: Sequence[str | os.PathLike],
-    media_root: str | os.PathLike | None = None,
+    files: Sequence[str | os.PathLike | Source],
+    media_root: Media = None,
     processor: ValleyProcessor | None = None,
     max_length: int | None = None,
     full: bool = False,
@@ -65,14 +67,15 @@ def check_data(
     """
     Find the rows that would stop a training or be skipped by it.
 
-    A row is bad if it does not parse, or a clip or an image of it cannot be read. Images are read wholly. Of a clip
-    both ends of the file and the first frame are; with `full` all frames are decoded that training takes.
+    A row is bad if it does not parse, a clip or an image of it cannot be read, or a clip has no such part. Images are
+    read wholly. Of a clip both ends of the file and the first frame are; with `full` all frames are decoded that
+    training takes.
 
     Args:
         files (`list[str]`):
             As for [`load_rows`].
-        media_root (`str`, *optional*):
-            Folder that relative paths start from.
+        media_root (`str` or `Mapping`, *optional*):
+            Folder that relative paths start from, or folders by name.
         processor ([`ValleyProcessor`], *optional*):
             Of the model to be trained. Its video processor says which frames `full` decodes (by default one in two
             seconds), and `max_length` needs it.
@@ -98,11 +101,11 @@ def check_data(
                 report.too_long[source] += is_long
                 bar.update()
     if not report.rows:
-        raise ValueError(f"There are no rows in {[os.fspath(file) for file in files]}.")
+        raise ValueError(f"There are no rows in {list(map(str, files))}.")
     return report
 
 
-def _good_records(files: Sequence, media_root: str | os.PathLike | None, report: DataReport) -> Iterator[dict]:
+def _good_records(files: Sequence, media_root: Media, report: DataReport) -> Iterator[dict]:
     """Rows that parse; all are counted, and the others are bad."""
     for name, source, row in iter_records(files, media_root):
         report.rows[source] += 1
@@ -204,7 +207,14 @@ def _fault_of_clip(clip: tuple[tuple[str, Any], ...]) -> tuple[str, str] | None:
     if _full:
         processor = ValleyVideoProcessor() if _processor is None else _processor.video_processor
         return _error_of(processor.sample, dict(clip))
-    return _error_of(partial(sample_video, fps=1e-6, max_frames=1), dict(clip))  # the first frame, and the end
+    return _error_of(_glance, dict(clip))
+
+
+def _glance(clip: dict[str, Any]) -> None:
+    """Reads the first frame of a clip's part, and the end of its file."""
+    SamplingRule(**{name: clip.get(name) for name in CLIP_SETTINGS})  # whether its settings make sense
+    part = {name: clip[name] for name in ("video", "start", "end") if name in clip}
+    sample_video(part, fps=1e-6, max_frames=1)
 
 
 def _error_of(read: Callable, source: Any) -> tuple[str, str] | None:
@@ -212,6 +222,8 @@ def _error_of(read: Callable, source: Any) -> tuple[str, str] | None:
         read(source)
     except VideoDecodeError as error:
         return error.path, error.reason
+    except ValueError as error:  # a part that no clip has
+        return source["video"], str(error)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..processing_valley import Visual, iter_visuals
+from .media import find
 
 
 class BadSampleError(ValueError):
@@ -33,7 +34,8 @@ class BadSampleError(ValueError):
 
 def visuals_of(row: dict[str, Any]) -> Iterator[Visual]:
     """
-    The clips and images that a row shows, in order.
+    The clips and images that a row shows, in order. A file that is not there is looked for under the other names that
+    copies of published sets give it, see [`find`].
 
     Args:
         row (`dict`):
@@ -46,6 +48,10 @@ def visuals_of(row: dict[str, Any]) -> Iterator[Visual]:
     for visual in iter_visuals(row["messages"]):
         if visual.source is None and visual.modality == "image":
             visual.source = next(images, None)
+        if isinstance(visual.source, str):
+            visual.source = find(visual.source)
+        elif isinstance(visual.source, dict) and isinstance(visual.source["video"], str):
+            visual.source["video"] = find(visual.source["video"])
         yield visual
 
 

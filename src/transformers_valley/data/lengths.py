@@ -5,15 +5,23 @@ length.
 A clip of T frames takes P + T placeholders and four delimiters, an image P + 1 and four.
 """
 
+import contextlib
+import hashlib
+import math
+import os
 from collections import Counter
 from typing import Any
 
+import torch
 from datasets import Dataset
+from pyarrow import Table, compute
 
 from ..configuration_valley import SPECIAL_TOKENS
-from ..processing_valley import ValleyProcessor
-from ..video_sources import VideoDecodeError
+from ..processing_valley import ValleyProcessor, output_size
+from ..video_decoding import SampledVideo, SamplingRule
+from ..video_processing_valley import ValleyVideoProcessor
 from .decode import visuals_of
+from .media import find
 
 
 LENGTH = "length"  # transformers' `length_column_name`
@@ -28,7 +36,8 @@ def add_lengths(
 
     With `num_frames` no clip is opened. With `fps` the length of a clip in seconds decides, so that its file is opened
     and the index in it read; with `max_length` only where that decides whether the row is longer, and the columns
-    are then bounds that lie on the same side of it. A clip that cannot be opened counts as one frame.
+    are then bounds that lie on the same side of it. Settings of a clip's own hold. A clip that cannot be opened, or
+    has no such part, counts as one frame: its row is bad.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -41,23 +50,43 @@ def add_lengths(
             Processes that count side by side.
 
     Returns:
-        `datasets.Dataset`, cached on disk as `map` does.
+        `datasets.Dataset`, cached on disk as `map` does, until a clip changes whose length in seconds counts.
     """
+    stamp = _stamp_clips(dataset, processor)
     return dataset.map(
         _count_batch,
         batched=True,
         batch_size=256,
-        fn_kwargs={"processor": processor, "max_length": max_length},
+        fn_kwargs={"processor": processor, "max_length": max_length, "stamp": stamp},
         num_proc=num_proc,
         desc="Counting tokens",
     )
 
 
-def _count_batch(rows: dict[str, list], processor: ValleyProcessor, max_length: int | None) -> dict[str, list[int]]:
-    ids, lengths = _count(rows["messages"], processor, max_length)
-    visuals = {processor.image_token_id, processor.video_token_id}
-    tails = [next((i for i, token in enumerate(reversed(text)) if token in visuals), None) for text in ids]
-    ends = [0 if tail is None else length - tail for length, tail in zip(lengths, tails, strict=True)]
+def _stamp_clips(dataset: Dataset, processor: ValleyProcessor) -> str:
+    """A hash of the clips whose length decides how many frames are taken: of their paths, sizes and times."""
+    digest, seen = hashlib.blake2b(digest_size=16), set()
+    for batch in dataset.select_columns("messages").with_format("arrow").iter(batch_size=10_000):
+        contents = compute.struct_field(compute.list_flatten(batch["messages"]), "content")
+        blocks = Table.from_struct_array(compute.list_flatten(contents).combine_chunks())
+        blocks = blocks.filter(compute.equal(blocks["type"], "video"))
+        if processor.video_processor.num_frames is not None:
+            blocks = blocks.filter(compute.is_valid(blocks["fps"]))
+        for path in compute.unique(blocks["path"]).to_pylist():
+            if path in seen:
+                continue
+            seen.add(path)
+            with contextlib.suppress(OSError, ValueError):  # not there, or no path: its name alone
+                status = os.stat(find(path))
+                path = f"{path} {status.st_size} {status.st_mtime_ns}"
+            digest.update(f"{path}\n".encode())
+    return digest.hexdigest()
+
+
+def _count_batch(
+    rows: dict[str, list], processor: ValleyProcessor, max_length: int | None, stamp: str
+) -> dict[str, list[int]]:
+    lengths, ends = _count(rows["messages"], processor, max_length)
     return {LENGTH: lengths, VISUALS_END: ends}
 
 
@@ -65,22 +94,61 @@ def count_tokens(
     conversations: list[list[dict[str, Any]]], processor: ValleyProcessor, max_length: int | None = None
 ) -> list[int]:
     """Tokens of conversations whose clips are paths, see [`add_lengths`]."""
-    return _count(conversations, processor, max_length)[1]
+    return _count(conversations, processor, max_length)[0]
 
 
-def _count(conversations: list, processor: ValleyProcessor, max_length: int | None) -> tuple[list, list[int]]:
-    """Tokens of the texts, with one placeholder for each visual, and their number with all placeholders."""
-    texts = processor.apply_chat_template(conversations, tokenize=False)
-    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return ids, [
-        _count_row(len(text), messages, processor, max_length)
-        for text, messages in zip(ids, conversations, strict=True)
-    ]
+def _count(conversations: list, processor: ValleyProcessor, max_length: int | None) -> tuple[list[int], list[int]]:
+    """Tokens of conversations, and those up to the end of the last visual."""
+    control = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
+    spelt = {index for index, messages in enumerate(conversations) if _spells(messages, control)}
+    plain = [messages for index, messages in enumerate(conversations) if index not in spelt]
+    texts = processor.apply_chat_template(plain, tokenize=False) if plain else []
+    # With one placeholder for each visual, and its delimiters.
+    ids = iter(processor.tokenizer(texts, add_special_tokens=False)["input_ids"] if plain else [])
+    visuals = {processor.image_token_id, processor.video_token_id}
+    lengths, ends = [], []
+    for index, messages in enumerate(conversations):
+        text = _encode(messages, processor) if index in spelt else next(ids)
+        tail = next((i for i, token in enumerate(reversed(text)) if token in visuals), None)
+        lengths.append(_count_row(len(text), messages, processor, max_length))
+        ends.append(0 if tail is None else lengths[-1] - tail)
+    return lengths, ends
+
+
+def _spells(messages: list[dict[str, Any]], control: set[str]) -> bool:
+    texts = [block["text"] for message in messages for block in message["content"] if block["type"] == "text"]
+    return any(token in text for text in texts for token in control)
+
+
+def _encode(messages: list[dict[str, Any]], processor: ValleyProcessor) -> list[int]:
+    """Tokens of a conversation that spells a control token in a text, where it is text, as the processor encodes it;
+    but each visual is one placeholder, as if it were not expanded."""
+
+    def blank(kind: str) -> torch.Tensor:  # on the meta device nothing is computed
+        part = processor.image_processor if kind == "image" else processor.video_processor
+        frames = torch.empty(1, 3, *output_size(part), dtype=torch.uint8, device="meta")
+        return frames[0] if kind == "image" else SampledVideo(frames, None)
+
+    def block_of(block: dict[str, Any]) -> dict[str, Any]:
+        kind = block["type"]
+        return {"type": "text", "text": block["text"]} if kind == "text" else {"type": kind, kind: blank(kind)}
+
+    chat = [{**message, "content": [block_of(block) for block in message["content"]]} for message in messages]
+    kinds = {processor.image_token_id: "image", processor.video_token_id: "video"}
+    delimiters = set(processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS[2:])))
+    kept, seen = [], Counter()
+    for token in processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"][0]:
+        if token in kinds:
+            seen[token] += 1
+            if seen[token] % processor.count_placeholders(kinds[token]):
+                continue
+        if token not in delimiters:
+            kept.append(token)
+    return kept
 
 
 def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyProcessor, max_length: int | None) -> int:
     """Tokens of a row whose text, one placeholder per visual, takes `length`."""
-    rule = processor.video_processor
     visuals = list(visuals_of({"messages": messages}))
     clips = [visual.source for visual in visuals if visual.modality == "video"]
     images = len(visuals) - len(clips)
@@ -89,18 +157,30 @@ def _count_row(length: int, messages: list[dict[str, Any]], processor: ValleyPro
     if not clips:
         return length
     length += len(clips) * (clip_tokens(processor, 0) - 1)
-    shortest, longest = length + len(clips), length + len(clips) * (rule.max_frames or float("inf"))
-    if rule.fps is not None and max_length is not None:
-        if shortest > max_length:
-            return shortest
-        if longest <= max_length:
-            return longest
+    if max_length is not None:
+        shortest, longest = map(sum, zip(*(_bounds(clip, processor.video_processor) for clip in clips), strict=True))
+        if length + shortest > max_length:
+            return length + shortest
+        if length + longest <= max_length:
+            return int(length + longest)
     for clip in clips:
         try:
-            length += rule.count_frames(clip)
-        except VideoDecodeError:
+            length += processor.video_processor.count_frames(clip)
+        except ValueError:  # it cannot be opened, or it has no such part: a bad sample
             length += 1
     return length
+
+
+def _bounds(clip: dict[str, Any], processor: ValleyVideoProcessor) -> tuple[int, float]:
+    """The fewest and the most frames that are taken of a clip, whatever is in it."""
+    if not processor.do_sample_frames:
+        return 1, math.inf
+    settings = {name: clip.get(name) for name in ("fps", "num_frames", "max_frames")}
+    try:
+        rule = SamplingRule(processor.fps, processor.num_frames, processor.max_frames).override(**settings)
+    except ValueError:
+        return 1, 1
+    return (rule.num_frames,) * 2 if rule.num_frames else (1, rule.max_frames or math.inf)
 
 
 def image_tokens(processor: ValleyProcessor) -> int:

@@ -1,153 +1,281 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""JSON and JSONL files to one data set of training rows. Clips stay paths until a batch is made of them."""
+"""Files and data sets of records to one data set of training rows. Clips stay paths until a batch is made of them."""
 
-import inspect
+import dataclasses
+import functools
+import itertools
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from datasets import Dataset, Features, IterableDataset, List, Value
+import numpy as np
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 
-from . import messages
-from .messages import to_row
+from .decode import visuals_of
+from .files import check_file, read_records
+from .formats import to_row
+from .hub import home_of, open_data_set, read_data_set
+from .media import MissingMedia, as_folders, is_address
+from .mixtures import Source, as_sources
+from .rows import FEATURES, fill_features
 
 
-FEATURES = Features(
-    {
-        "messages": List(
-            {
-                "role": Value("string"),
-                "content": List(
-                    {
-                        "type": Value("string"),
-                        "text": Value("string"),
-                        "path": Value("string"),
-                        "start": Value("float64"),
-                        "end": Value("float64"),
-                    }
-                ),
-            }
-        ),
-        # TRL takes its collator for visual data where a row has this column, even an empty one.
-        "images": List(Value("string")),
-        # Who a row is, for messages: the record's own id or "FILE STEM:POSITION", and the stem of its file.
-        "id": Value("string"),
-        "source": Value("string"),
-    }
-)
-_KEYS = tuple(FEATURES["messages"].feature["content"].feature)
+logger = logging.getLogger(__name__)
+
+SHARDS = 8  # of each source of a stream that is mixed: as many workers can read it side by side
+Media = str | os.PathLike | Mapping[str, str | os.PathLike] | None
 
 
 def load_rows(
-    files: Sequence[str | os.PathLike], media_root: str | os.PathLike | None = None, streaming: bool = False
+    files: Sequence[str | os.PathLike | Source],
+    media_root: Media = None,
+    streaming: bool = False,
+    on_missing: Literal["keep", "raise", "skip"] = "keep",
 ) -> Dataset | IterableDataset:
     """
     Read training rows.
 
     Args:
-        files (`list[str]`):
-            JSON files (a list of records) and JSONL files (a record per line), see [`to_row`].
-        media_root (`str`, *optional*):
-            Folder that relative paths of clips and images start from.
+        files (`list`):
+            Files of records: JSON (a list), JSONL (a record per line) and CSV, of any known format, see [`to_row`];
+            mixtures of sources in YAML, see [`read_mixture`]; and [`Source`]s.
+        media_root (`str` or `Mapping`, *optional*):
+            Folder that relative paths of clips and images start from, or folders by name, see [`as_folders`].
         streaming (`bool`, *optional*, defaults to `False`):
-            Read the files anew in every epoch, in their order, instead of once into a cache on disk. Every file is a
-            shard: as many workers read side by side as there are files.
+            Read the sources anew in every epoch, instead of once into a cache on disk. Files follow each other, and
+            each is a shard: as many workers read side by side as there are files. The sources of a mixture are mixed
+            in proportion to their rows, each in its order.
+        on_missing (`str`, *optional*, defaults to `"keep"`):
+            What is done with rows that show a clip or an image that is not there. `"keep"`: they stay, and are bad
+            samples when they are reached. `"raise"`: an error that counts them. `"skip"`: they are left out, and a
+            warning counts them. URLs are not looked at.
 
     Returns:
-        `datasets.Dataset` with the columns `messages`, `images`, `id` (the record's, or "FILE STEM:POSITION" counted
-        from 0) and `source` (the file's stem), cached on disk until a file changes. An `IterableDataset` of the same
-        rows when streaming.
+        `datasets.Dataset` with the columns `messages`, `images`, `id` (the record's, or "SOURCE:POSITION" counted from
+        0) and `source` (the file's stem), cached on disk until a file changes. An `IterableDataset` of the same rows
+        when streaming, whose `state_dict` tells where it is.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if there are no rows, or a record is none; it names file, position and reason. When streaming, a
-            bad record shows when it is reached.
+        ValueError: if there are no rows, a record is none, or clips are missing; it names source, position and
+            reason. When streaming, a bad record shows when it is reached.
+        OSError: if the cache cannot be written.
     """
-    if isinstance(files, str | os.PathLike) or not files:
-        raise ValueError(f"`files` must be a non-empty list of JSON or JSONL files, got {files!r}.")
-    stamps = []
-    for file in files:
-        status = Path(file).stat()
-        stamps.append((os.path.abspath(file), status.st_mtime_ns, status.st_size))
-    root = None if media_root is None else os.path.abspath(media_root)
+    if on_missing not in ("keep", "raise", "skip"):
+        raise ValueError(f"on_missing must be one of keep, raise and skip, got {on_missing!r}.")
+    sources = [_settle(source) for source in as_sources(files, media_root)]
     if streaming:
-        shards = [file for file, _, _ in stamps]
-        rows = IterableDataset.from_generator(
-            _iter_rows, features=FEATURES, gen_kwargs={"files": shards, "root": root}
-        )
-        if next(iter(rows), None) is None:
-            raise ValueError(f"There are no rows in {shards}.")
-        return rows
-    code = inspect.getsource(messages)
+        is_mixture = len(sources) > len(files) or any(map(_is_mixture, files))
+        return _stream(sources, is_mixture, on_missing)
+    parts, missing = [], MissingMedia()
+    for source in sources:
+        rows = _load(source)
+        if on_missing != "keep":
+            rows = _without_missing(rows, missing)
+        parts.append(rows)
+    if missing.rows:
+        if on_missing == "raise":
+            raise ValueError(f"{missing}. Is the media folder right? on_missing='skip' leaves these rows out.")
+        logger.warning("%s. They are left out.", missing)
+    rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    if not len(rows):
+        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+    return rows
+
+
+def _is_mixture(file: Any) -> bool:
+    return isinstance(file, Source) or os.fspath(file).lower().endswith((".yaml", ".yml"))
+
+
+def _settle(source: Source) -> Source:
+    """A source whose paths do not depend on the folder that one is in."""
+    if source.path is not None:
+        check_file(source.path)
+        folders = {name: os.path.abspath(folder) for name, folder in as_folders(source.media).items()}
+        return dataclasses.replace(source, path=os.path.abspath(source.path), media=folders)
+    media = home_of(source) if source.media is None else source.media
+    folders = {
+        name: folder if is_address(folder) else os.path.abspath(folder) for name, folder in as_folders(media).items()
+    }
+    return dataclasses.replace(source, media=folders)
+
+
+# --- one data set in a cache ---
+
+
+def _load(source: Source) -> Dataset:
+    everything = dataclasses.replace(source, take="all" if source.limit is None else source.take, weight=1)
+    stamp = _stamp(source)
     try:
-        return Dataset.from_generator(
-            _iter_all_rows, features=FEATURES, gen_kwargs={"stamps": [tuple(stamps)], "root": root, "code": code}
+        rows = Dataset.from_generator(
+            _iter_rows, features=FEATURES, gen_kwargs={"source": everything, "stamp": stamp, "code": _code()}
         )
     except Exception as error:
-        # datasets wraps what the generator raises; the reader needs the cause.
-        raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from None
+        # datasets wraps what the generator and the disk raise, and says nothing; the reader needs the cause.
+        raise (error.__cause__ or error) from None
+    positions = np.concatenate(source.choose(len(rows)))
+    return rows if source.take == "all" and source.weight == 1 else rows.select(positions)
 
 
-def _iter_all_rows(stamps: list[tuple], root: str | None, code: str) -> Iterator[dict[str, Any]]:
-    """Rows of all files. Their size and time, and the code, are arguments so that the cache sees a change."""
-    files = [file for file, _, _ in stamps[0]]
-    empty = True
-    for row in _iter_rows(files, root):
-        yield row
-        empty = False
-    if empty:
-        raise ValueError(f"There are no rows in {files}.")
+def _stamp(source: Source) -> Any:
+    """What changes when the records do."""
+    if source.path is None:
+        return open_data_set(source).cache_files
+    status = Path(source.path).stat()
+    return status.st_mtime_ns, status.st_size
 
 
-def _iter_rows(files: list[str], root: str | None) -> Iterator[dict[str, Any]]:
-    for _, _, row in iter_records(files, root):
+@functools.cache
+def _code() -> str:
+    """The code that makes rows of records: where it has changed, rows in a cache are those of another version."""
+    folder = Path(__file__).parent
+    return "".join(file.read_text() for file in sorted([*folder.glob("*.py"), *folder.glob("formats/*.py")]))
+
+
+def _iter_rows(source: Source, stamp: Any, code: str) -> Iterator[dict[str, Any]]:
+    is_empty = True
+    for _, _, row in iter_source(source):
         if isinstance(row, ValueError):
             raise row
-        for message in row["messages"]:
-            message["content"] = [{key: block.get(key) for key in _KEYS} for block in message["content"]]
-        yield row
+        is_empty = False
+        yield fill_features(row)
+    if is_empty:
+        raise ValueError(f"There are no rows in {source.path or source.dataset}.")
+
+
+def _without_missing(rows: Dataset, missing: MissingMedia) -> Dataset:
+    kept = []
+    for index, row in enumerate(rows):
+        if paths := _missing_paths(row):
+            missing.add(row["source"], paths)
+        else:
+            kept.append(index)
+    return rows.select(kept)
+
+
+def _missing_paths(row: dict[str, Any]) -> list[str]:
+    sources = (visual.source for visual in visuals_of(row))
+    paths = (source["video"] if isinstance(source, dict) else source for source in sources)
+    return [path for path in paths if not is_address(path) and not os.path.exists(path)]
+
+
+# --- a stream ---
+
+
+def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> IterableDataset:
+    if is_mixture:
+        plans = [_plan(source) for source in sources]
+        parts = [
+            _from_generator([(source, passes, shard, SHARDS) for shard in range(SHARDS)], on_missing)
+            for source, (passes, _) in zip(sources, plans, strict=True)
+        ]
+        weights = np.array([expected for _, expected in plans], dtype=float)
+        rows = interleave_datasets(
+            parts,
+            probabilities=(weights / weights.sum()).tolist(),
+            seed=sources[0].seed,
+            stopping_strategy="all_exhausted_without_replacement",
+        )
+    else:
+        rows = _from_generator([(source, [None], 0, 1) for source in sources], on_missing)
+    if next(iter(rows), None) is None:
+        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+    return rows
+
+
+def _from_generator(shards: list[tuple], on_missing: str) -> IterableDataset:
+    return IterableDataset.from_generator(
+        _stream_rows, features=FEATURES, gen_kwargs={"shards": shards, "on_missing": on_missing}
+    )
+
+
+def _plan(source: Source) -> tuple[list[np.ndarray | None], float]:
+    """The positions taken in each pass through a source, `None` for all that are read; and about how many in all."""
+    if source.must_count:
+        passes = source.choose(sum(1 for _ in _records_of(source)))
+        return passes, sum(map(len, passes))
+    return [None] * int(source.weight), source.weight * (source.limit or _estimate(source))
+
+
+def _estimate(source: Source, sample: int = 200) -> float:
+    """About how many rows there are, told by the first of them and the size of the file."""
+    if source.path is None:
+        split = (open_data_set(source, streaming=True).info.splits or {}).get(source.split)
+        return split.num_examples if split and split.num_examples else 10_000
+    first = list(itertools.islice(read_records(source.path), sample))
+    if len(first) < sample:
+        return max(1, len(first))
+    size = sum(len(json.dumps(record, ensure_ascii=False, default=str)) for record in first)
+    return os.path.getsize(source.path) * sample / size
+
+
+def _stream_rows(shards: list[tuple], on_missing: str) -> Iterator[dict[str, Any]]:
+    for source, passes, shard, num_shards in shards:
+        missing = MissingMedia()
+        for positions in passes:
+            for _, _, row in iter_source(source, _wanted(positions, shard, num_shards), streaming=True):
+                if isinstance(row, ValueError):
+                    raise row
+                if on_missing != "keep" and (paths := _missing_paths(row)):
+                    if on_missing == "raise":
+                        raise ValueError(
+                            f"Row {row['id']!r} of {row['source']!r} shows {paths[0]}, which is not there."
+                        )
+                    missing.add(row["source"], paths)
+                    continue
+                yield fill_features(row)
+        if missing.rows:
+            logger.warning("%s. They are left out.", missing)
+
+
+def _wanted(positions: np.ndarray | None, shard: int, num_shards: int) -> Callable[[int], bool]:
+    if positions is None:
+        return lambda position: position % num_shards == shard
+    is_taken = np.zeros(int(positions.max(initial=-1)) + 1, dtype=bool)
+    is_taken[positions] = True
+    return lambda position: position % num_shards == shard and position < len(is_taken) and is_taken[position]
+
+
+# --- records ---
 
 
 def iter_records(
-    files: Sequence[str | os.PathLike], root: str | os.PathLike | None
+    files: Sequence[str | os.PathLike | Source], media_root: Media = None
 ) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
-    """`id`, `source` and row of every record; in the place of a row that is none the error that says why."""
-    for file in map(Path, files):
-        for position, record in enumerate(_read_records(file)):
-            name = f"{file.stem}:{position}"
-            if isinstance(record, dict) and record.get("id") is not None:
-                name = str(record["id"])
-            if not isinstance(record, ValueError):
-                try:
-                    record = to_row(record, root) | {"id": name, "source": file.stem}
-                except ValueError as error:
-                    record = ValueError(f"{file}, record {position}: {error}")
-            yield name, file.stem, record
+    """`id`, `source` and row of every record of [`load_rows`]' sources, whatever is taken of them; in the place of a
+    row that is none the error that says why."""
+    for source in as_sources(files, media_root):
+        if source.path is not None:
+            check_file(source.path)
+        yield from iter_source(source)
 
 
-def _read_records(file: Path) -> Iterator[Any]:
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            start = next((line for line in lines if line.strip()), "")
-            lines.seek(0)
-            if start.lstrip().startswith("["):
-                try:
-                    yield from json.load(lines)
-                except json.JSONDecodeError as error:
-                    yield ValueError(f"{file} is not JSON: {error}")
-                return
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    record = ValueError(f"{file}, line {number} is not JSON: {error}")
-                yield record
-    except UnicodeDecodeError as error:
-        yield ValueError(f"{file} is not UTF-8: {error}")
+def iter_source(
+    source: Source, is_wanted: Callable[[int], bool] = lambda position: True, streaming: bool = False
+) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
+    """`id`, name of the source and row of its records, or of those at wanted positions; in the place of a row that is
+    none the error that says why."""
+    place = source.path or source.dataset
+    folders = as_folders(home_of(source) if source.media is None and source.path is None else source.media)
+    for position, record in enumerate(itertools.islice(_records_of(source, streaming), source.limit)):
+        if not is_wanted(position) and not isinstance(record, ValueError):
+            continue
+        name = f"{source.name}:{position}"
+        if isinstance(record, dict) and record.get("id") is not None:
+            name = str(record["id"]).encode(errors="backslashreplace").decode()
+        if not isinstance(record, ValueError):
+            try:
+                record = to_row(record, folders, position) | {"id": name, "source": source.name}
+            except ValueError as error:
+                record = ValueError(f"{place}, record {position}: {error}")
+        yield name, source.name, record
 
 
-__all__ = ["FEATURES", "iter_records", "load_rows"]
+def _records_of(source: Source, streaming: bool = False) -> Iterator[Any]:
+    return read_data_set(source, streaming) if source.path is None else read_records(source.path)
+
+
+__all__ = ["FEATURES", "Media", "iter_records", "iter_source", "load_rows"]

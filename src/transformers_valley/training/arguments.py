@@ -15,9 +15,20 @@ from trl import ModelConfig, SFTConfig, TrlParser
 class ValleyArguments:
     """Arguments of a run beside those of TRL's `SFTConfig` and `ModelConfig`."""
 
-    data: list[str] = field(metadata={"help": "JSON or JSONL files of training rows."})
+    data: list[str] = field(
+        metadata={
+            "help": "JSON, JSONL and CSV files of training rows, and mixtures of these and of data sets in YAML."
+        }
+    )
     media_root: str | None = field(
         default=None, metadata={"help": "Folder that relative paths of clips and images start from."}
+    )
+    on_missing: Literal["keep", "raise", "skip"] = field(
+        default="keep",
+        metadata={
+            "help": "Rows whose clips or images are not there are bad samples when they are reached, end the run "
+            "before its first step, or are left out of it. Both of the latter count them."
+        },
     )
     trainable_modules: list[str] = field(
         default_factory=list,

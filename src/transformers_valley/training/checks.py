@@ -118,6 +118,11 @@ def check_arguments(valley_args, training_args, model_args) -> None:
             "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
             "known then: set streaming: false, or leave it out."
         )
+    if valley_args.streaming and training_args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy={training_args.train_sampling_strategy!r} needs to know all rows before the "
+            "first step, and streamed rows are not known then: set streaming: false, or leave it out."
+        )
     check_trained(valley_args, model_args)
     check_options(training_args)
     _check_evaluation(valley_args, training_args)

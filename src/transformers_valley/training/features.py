@@ -10,7 +10,6 @@ part of it that is shown. Both are hashes, so that what changes is made anew. Fi
 several processes and runs can share a folder.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -34,6 +33,7 @@ from ..modeling_valley import ValleyForConditionalGeneration, ValleyModel
 from ..processing_valley import ValleyProcessor, output_size
 from ..video_decoding import SampledVideo
 from ..video_sources import VideoDecodeError, load_image
+from ..whole_files import write_whole
 
 
 def cache_vision_features(
@@ -179,7 +179,7 @@ class FeatureCache:
             features = self.model.encode_frames(frames).cpu()
         parts = features.split([len(pixels) for _, pixels in visuals])
         for (path, _), part in zip(visuals, parts, strict=True):
-            _write(path, save({"features": part.contiguous()}))
+            write_whole(path, save({"features": part.contiguous()}))
 
     def read_row(self, row: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """
@@ -261,7 +261,7 @@ class FeatureCache:
                     digest.update(block)
         except OSError as error:
             raise VideoDecodeError(source, str(error)) from error
-        _write(stamp, digest.hexdigest().encode())
+        write_whole(stamp, digest.hexdigest().encode())
         return digest.hexdigest()
 
 
@@ -306,22 +306,6 @@ def _read(path: Path) -> torch.Tensor:
             return file.get_tensor("features")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and start again, it will be made anew.") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file that is there wholly or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(data)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException as error:
-            os.unlink(file.name)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                message = f"no space for features, of which this one takes {len(data) / 1e6:.1f} MB"
-                raise OSError(error.errno, message, str(path)) from error
-            raise
 
 
 __all__ = ["FeatureCache", "cache_vision_features"]

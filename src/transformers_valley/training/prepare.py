@@ -61,11 +61,16 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     if valley_args.pack_batches:
         attend_by_row(model)
     peft_config = get_peft_config(model_args)
-    rows = load_rows(valley_args.data, valley_args.media_root, valley_args.streaming)
-    eval_rows = {Path(file).stem: load_rows([file], valley_args.media_root) for file in valley_args.eval_data}
+    where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
+    rows = load_rows(valley_args.data, streaming=valley_args.streaming, **where)
+    eval_rows = {Path(file).stem: load_rows([file], **where) for file in valley_args.eval_data}
     check_parts(model, processor, rows, training_args, peft_config)
     choose_trained(model, valley_args.trainable_modules, peft_config)
     rows = prepare_rows(rows, processor, valley_args, training_args)
+    if isinstance(rows, Dataset):
+        check_number_of_rows(len(rows), training_args)
+    # As those trained on: `Trainer` groups them by length, too, and one that is too long would end the run.
+    eval_rows = {name: prepare_rows(held, processor, valley_args, training_args) for name, held in eval_rows.items()}
     run = describe_run(valley_args, training_args, model_args, model, processor, rows)
     checkpoint = training_args.resume_from_checkpoint = find_checkpoint(training_args, run)
 
@@ -151,7 +156,7 @@ def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, va
             Of the run.
 
     Raises:
-        ValueError: if too few rows are left, or a row cannot be cut.
+        ValueError: if no row is left, or a row cannot be cut.
     """
     limit = training_args.max_length
     by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
@@ -167,7 +172,6 @@ def prepare_rows(rows: Dataset | IterableDataset, processor: ValleyProcessor, va
                 rows = rows.filter(lambda length: length <= limit, input_columns=LENGTH)
     if not len(rows):
         raise ValueError(f"Every row is longer than max_length={limit} and dropped: raise it, or cut them.")
-    check_number_of_rows(len(rows), training_args)
     if limit is not None:
         _check_visuals(rows, limit, valley_args, training_args)
     return rows.remove_columns([VISUALS_END] if by_length else [VISUALS_END, LENGTH])

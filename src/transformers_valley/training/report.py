@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model_card import read_facts, short_name, write_model_card
+from ..hub.model_card import read_facts, short_name, write_model_card
 from .parameters import count_parameters
 
 

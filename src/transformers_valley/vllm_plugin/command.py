@@ -2,6 +2,7 @@
 """`valley serve --engine vllm`: the options of `valley serve` as the command line of `vllm serve`."""
 
 import importlib.util
+import ipaddress
 import json
 import os
 import shlex
@@ -34,6 +35,7 @@ def vllm_command(
     folders: Sequence[str | os.PathLike] = (),
     max_batch: int | None = None,
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str | None = None,
@@ -85,7 +87,11 @@ def vllm_command(
     for name, value in options.items():
         if value is not None:
             words += [name] if value is True else [name, str(value)]
-    environment = {requests.STOP_VARIABLE: json.dumps(list(generation.stop_strings or ()))}
+    hosts = ["localhost", "127.0.0.1", "::1", host, *allowed_hosts] if _is_loopback(host) or allowed_hosts else []
+    environment = {
+        requests.STOP_VARIABLE: json.dumps(list(generation.stop_strings or ())),
+        requests.HOSTS_VARIABLE: json.dumps(hosts),
+    }
     if api_key is not None:  # other users of the machine see the words of a command
         environment["VLLM_API_KEY"] = api_key
     return [*words, *more], environment
@@ -109,6 +115,13 @@ def serve(name: str, more: str = "", **options: Any) -> NoReturn:
     words, environment = vllm_command(find_checkpoint(name), more=shlex.split(more), **options)
     print(f"vllm {shlex.join(words[3:])}", file=sys.stderr, flush=True)
     os.execve(words[0], words, {**os.environ, **environment})
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read_generation(checkpoint: Checkpoint) -> GenerationConfig:

@@ -4,17 +4,20 @@
 vLLM drops fields that it does not know. What means nothing to it is translated here, or refused.
 """
 
+import contextlib
 import json
 import math
 import os
+import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 
-__all__ = ["STOP_VARIABLE", "RequestTranslator", "translate"]
+__all__ = ["HOSTS_VARIABLE", "STOP_VARIABLE", "RequestTranslator", "translate"]
 
 MAX_BODY = 256 * 2**20  # bytes of one request
 STOP_VARIABLE = "VALLEY_VLLM_STOP"  # a JSON list: the checkpoint's stop strings, which vLLM does not read
+HOSTS_VARIABLE = "VALLEY_VLLM_HOSTS"  # a JSON list: names that the server may be called by, all where it is empty
 _ROUTES = ("/v1/chat/completions", "/v1/responses")
 _SAMPLING = ("fps", "num_frames", "max_frames", "on_error")
 
@@ -84,8 +87,13 @@ class RequestTranslator:
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
         self.stop = json.loads(os.environ.get(STOP_VARIABLE, "[]"))
+        self.hosts = json.loads(os.environ.get(HOSTS_VARIABLE, "[]"))
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "http" and self.hosts and (host := _host(scope)) not in self.hosts:
+            # A web page may have pointed its own name at this machine.
+            reason = f"The Host {host[:100]!r} is not one of this server's: start it with --allowed-host {host[:100]}."
+            return await _refuse(send, 400, reason)
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") not in _ROUTES:
             return await self.app(scope, receive, send)
         body = bytearray()
@@ -115,6 +123,13 @@ class RequestTranslator:
             return pending.pop() if pending else await receive()
 
         return await self.app({**scope, "headers": [*headers, length]}, replay, send)
+
+
+def _host(scope: dict) -> str:
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    with contextlib.suppress(ValueError):
+        host = urllib.parse.urlsplit(f"//{host}").hostname or host
+    return host
 
 
 async def _refuse(send: Callable, status: int, message: str) -> None:

@@ -18,8 +18,8 @@ from peft import LoraConfig, get_peft_model
 from test_docs import CONFIGS, FENCE
 from transformers import AutoModelForImageTextToText
 
-from transformers_valley import model_card as module
-from transformers_valley.model_card import TrainingData, build_model_card, read_facts, write_model_card
+from transformers_valley.hub import model_card as module
+from transformers_valley.hub.model_card import TrainingData, build_model_card, read_facts, write_model_card
 
 
 BASES = ["openai/clip-vit-large-patch14", "lmsys/vicuna-13b-v1.5"]

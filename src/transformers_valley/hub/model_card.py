@@ -20,7 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 from yaml import YAMLError
 
-from .configuration_valley import ValleyConfig
+from ..configuration_valley import ValleyConfig
+from ..whole_files import read_json
 
 
 logger = logging.get_logger(__name__)
@@ -114,56 +115,7 @@ _FILLED_TEXT = re.compile(
 # Of what is no repository, though its path may look like the id of one.
 _FILES = tuple(".json .jsonl .csv .tsv .txt .parquet .arrow .gz .tar .zip .bin .pt .pth .safetensors".split())
 
-_PAPER = """\
-@article{luo2023valley,
-  title   = {Valley: Video Assistant with Large Language Model Enhanced Ability},
-  author  = {Luo, Ruipu and Zhao, Ziwang and Yang, Min and Yang, Zheming and Qiu, Minghui and Wang, Tao and
-             Wei, Zhongyu and Wang, Yanhao and Chen, Cen},
-  journal = {arXiv preprint arXiv:2306.07207},
-  year    = {2023},
-  url     = {https://arxiv.org/abs/2306.07207}
-}"""
-
-_SOFTWARE = """\
-@software{transformers_valley,
-  title   = {transformers_valley},
-  author  = {{The transformers_valley authors}},
-  version = {%s},
-  license = {Apache-2.0},
-  year    = {2026}
-}"""
-
-_WITH_PACKAGE = """\
-With the package `transformers_valley` installed, which then is the only code that runs:
-
-```python
-import transformers_valley
-from transformers import pipeline
-
-pipe = pipeline("video-text-to-text", model={checkpoint})
-print(pipe("clip.mp4", "What happens?", return_full_text=False)[0]["generated_text"])
-```"""
-
-_WITHOUT_PACKAGE = """\
-Without it, with the code that lies beside the weights. Read that code first, and pass the `revision` you have read. It
-needs `torchvision` and `av` beside `transformers`.
-
-```python
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-model = AutoModelForMultimodalLM.from_pretrained({checkpoint}, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained({checkpoint}, trust_remote_code=True)
-content = [{{"type": "video", "path": "clip.mp4"}}, {{"type": "text", "text": "What happens?"}}]
-inputs = processor.apply_chat_template(
-    [{{"role": "user", "content": content}}],
-    add_generation_prompt=True,
-    tokenize=True,
-    return_dict=True,
-    return_tensors="pt",
-)
-output = model.generate(**inputs)
-print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-```"""
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
 def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
@@ -322,9 +274,8 @@ def build_model_card(
         "tags": list(tags or ()),
         "paper": paper,
     }
-    origin = [converted_from] if converted_from else []
+    is_lora = adapter.get("peft_type") == "LORA"
     title = _one_line(title or (repo_id or folder.resolve().name).split("/")[-1])
-
     hub_models = [name for name in base_models if _is_hub_id(name)]
     relation = "adapter" if adapter else "quantized" if hasattr(config, "quantization_config") else "finetune"
     metadata = ModelCardData(
@@ -334,7 +285,7 @@ def build_model_card(
         license_link=license_link,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="video-text-to-text",
-        tags=["valley", "video", *(["lora"] if _is_lora(adapter) else []), *(tags or ())],
+        tags=["valley", "video", *(["lora"] if is_lora else []), *(tags or ())],
         base_model=hub_models or None,
         # Said in so many words: several base models otherwise look like a merge of their weights.
         base_model_relation=relation if hub_models else None,
@@ -342,84 +293,33 @@ def build_model_card(
         model_name=title if eval_results else None,
         eval_results=list(eval_results or ()) or None,
     )
-    sections = {
-        "": _introduction(config, adapter, base_models, converted_from, paper),
-        "Notes": "\n".join(f"- {note}" for note in notes or ()),
-        "Parts": _table(("part", "value"), _parts(config, adapter, processor, folder).items()),
-        "Use": _use(repo_id or folder.resolve().name, (folder / "modeling_valley.py").exists()),
-        "Intended use": (
-            "Research on models that see video and images: describing clips, answering questions about them, and as a "
-            "start for further training. Not for decisions about people, for identifying or watching them, or where "
-            "a wrong answer does harm."
-        ),
-        "Limits and risks": _limits(config, processor),
-        "Training": _table(("setting", "value"), facts["training"].items()),
-        "Training data": _data_table(data),
-        "Evaluation": _results_table(eval_results or ()),
-        "Licence": _license(license_name or license, license_link, config, [*base_models, *origin], data),
-        "Citation": _citation(paper),
-    }
-    body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text)
-    # "-->" would end the comment; JSON may spell ">" otherwise.
-    remembered = json.dumps(_given(facts)).replace(">", "\\u003e")
-    return ModelCard(
-        f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{_MARK}\n\n{body}\n\n<!-- Facts: {remembered} -->\n"
+    return ModelCard.from_template(
+        metadata,
+        _TEMPLATE,
+        **{
+            **facts,
+            "title": title,
+            "mark": _MARK,
+            # "-->" would end the comment; JSON may spell ">" otherwise.
+            "facts": json.dumps(_given(facts)).replace(">", "\\u003e"),
+            "adapter": adapter,
+            "is_lora": is_lora,
+            "is_hub_id": _is_hub_id,
+            "config": config,
+            "num_patches": config and (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
+            "version_in_paper": config and VERSIONS[config.temporal_module],
+            "sampling": _sampling(processor),
+            "generation": _read_json(folder / "generation_config.json"),
+            # What JSON escapes (quotes, backslashes, line breaks), Python reads alike: a name stays one string.
+            "checkpoint": json.dumps(repo_id or folder.resolve().name, ensure_ascii=False),
+            "has_code": (folder / "modeling_valley.py").exists(),
+            "data": data,
+            "eval_results": eval_results or (),
+            "origins": [*base_models, *([converted_from] if converted_from else [])],
+            "non_commercial": [entry.name for entry in data if "NC" in (entry.license or "")],
+            "package_version": importlib.metadata.version("transformers-valley"),
+        },
     )
-
-
-def _introduction(
-    config: ValleyConfig | None, adapter: dict, base_models: list[str], converted_from: str | None, paper: bool
-) -> str:
-    name = "[Valley](https://arxiv.org/abs/2306.07207)" if paper else "Valley"
-    text = f"{name} is a language model that sees video and images. "
-    made_from = " and ".join(_link(model) for model in base_models)
-    if adapter:
-        kind, origin = "LoRA" if _is_lora(adapter) else "PEFT", f" of {made_from}" if made_from else ""
-        text += f"This is a {kind} adapter{origin}: it needs the weights of its base and the package `peft`, too."
-        if not _is_hub_id(adapter.get("base_model_name_or_path") or ""):
-            text += (
-                " Its `adapter_config.json` does not name them by a repository of the Hub: write there, as "
-                "`base_model_name_or_path`, where they are."
-            )
-    elif made_from:
-        text += f"This checkpoint was made from {made_from}."
-    else:
-        text += "This is a checkpoint of it."
-    if converted_from:
-        text += f" It was converted from {_link(converted_from)} into the layout of transformers."
-    if config is not None:
-        patches = _num_patches(config)
-        text += (
-            f" A clip of T frames becomes {patches} + T vectors between the words of the prompt, and an image "
-            f"{patches} + 1."
-        )
-    return text
-
-
-def _parts(config: ValleyConfig | None, adapter: dict, processor: dict, folder: Path) -> dict[str, str]:
-    parts = {}
-    if config is not None:
-        vision, text = config.vision_config, config.text_config
-        parts["vision tower"] = (
-            f"`{vision.model_type}`, {vision.num_hidden_layers} layers, {vision.hidden_size} wide; features of layer "
-            f"{config.vision_feature_layer}, patches of {vision.patch_size} pixels in {vision.image_size} × "
-            f"{vision.image_size}"
-        )
-        parts["temporal module"] = (
-            f"`{config.temporal_module}` ({VERSIONS[config.temporal_module]} of the paper), in the space of "
-            f"{config.temporal_space}"
-            + (f", for at most {config.temporal_max_positions} frames" if config.temporal_max_positions else "")
-        )
-        parts["language model"] = f"`{text.model_type}`, {text.num_hidden_layers} layers, {text.hidden_size} wide"
-        parts["weights"] = str(config.dtype).removeprefix("torch.") if config.dtype and not adapter else ""
-    if _is_lora(adapter):
-        parts["adapter"] = f"rank {adapter['r']}, alpha {adapter['lora_alpha']}, in `{adapter['target_modules']}`"
-        parts["trained whole"] = ", ".join(f"`{name}`" for name in adapter.get("modules_to_save") or ())
-    parts["frames of a clip"] = _sampling(processor)
-    generation = _read_json(folder / "generation_config.json")
-    if tokens := generation.get("max_new_tokens"):
-        parts["answers"] = f"{'sampled' if generation.get('do_sample') else 'greedy'}, at most {tokens} tokens"
-    return {name: value for name, value in parts.items() if value}
 
 
 def _sampling(processor: dict) -> str:
@@ -433,93 +333,6 @@ def _sampling(processor: dict) -> str:
     return ""
 
 
-def _use(checkpoint: str, has_code: bool) -> str:
-    examples = [_WITH_PACKAGE, _WITHOUT_PACKAGE] if has_code else [_WITH_PACKAGE]
-    # What JSON escapes (quotes, backslashes, line breaks), Python reads alike: a name stays one string, and no code.
-    checkpoint = json.dumps(checkpoint, ensure_ascii=False)
-    return "\n\n".join(example.format(checkpoint=checkpoint) for example in examples)
-
-
-def _limits(config: ValleyConfig | None, processor: dict) -> str:
-    limits = ["It hears nothing: what is only said or sounded in a clip is not in its answers."]
-    if sampling := _sampling(processor):
-        limits.append(f"It sees some frames only ({sampling}). What happens between two of them is missed.")
-    if config is not None:
-        size = config.vision_config.image_size
-        limits.append(
-            f"It sees frames at {size} × {size} pixels, and the patches of all frames pooled into one grid of "
-            f"{_num_patches(config)}: small print, small things and the order of quick events get lost."
-        )
-    models = f" (`{config.vision_config.model_type}`, `{config.text_config.model_type}`)" if config else ""
-    limits += [
-        "It hallucinates: it may name things, people and events that are not in the clip, and sound sure of it.",
-        f"It has the biases of its vision model and its language model{models}, and of the data that they and it were "
-        "trained on. Nothing was done against harmful answers unless a section here says so.",
-    ]
-    return "\n".join(f"- {limit}" for limit in limits)
-
-
-def _data_table(data: list[TrainingData]) -> str:
-    rows = [
-        (
-            f"[{entry.name}]({entry.url})" if entry.url else entry.name,
-            entry.rows or "",
-            entry.license or ("see its page" if entry.url else "not stated"),
-            entry.remark or "",
-        )
-        for entry in data
-    ]
-    return _table(("data set", "rows", "licence", "remark"), rows)
-
-
-def _results_table(results: Sequence[EvalResult]) -> str:
-    rows = [
-        (
-            result.dataset_name,
-            result.dataset_split or "",
-            result.metric_name or result.metric_type,
-            result.metric_value,
-            f"[{result.source_name or 'source'}]({result.source_url})" if result.source_url else "",
-        )
-        for result in results
-    ]
-    return _table(("data set", "split", "metric", "value", "source"), rows)
-
-
-def _license(
-    license: str | None,
-    link: str | None,
-    config: ValleyConfig | None,
-    made_from: list[str],
-    data: list[TrainingData],
-) -> str:
-    if license is None:
-        text = "No licence is stated for these weights."
-    else:
-        text = f"These weights: {f'[{license}]({link})' if link else license}."
-    origins = ": " + ", ".join(map(_link, made_from)) if made_from else ""
-    text += f" The terms of what they were made from hold as well{origins}."
-    if config is None or config.text_config.model_type == "llama":
-        text += " The first LLaMA, and what was tuned from it, may be used for research only."
-    if limited := [entry.name for entry in data if "NC" in (entry.license or "")]:
-        text += f" Their training data allow no commercial use: {', '.join(limited)}."
-    return text + " The code in this repository, if any, is under Apache-2.0."
-
-
-def _citation(paper: bool) -> str:
-    software = _SOFTWARE % importlib.metadata.version("transformers-valley")
-    entries = [_PAPER, software] if paper else [software]
-    return "```bibtex\n" + "\n\n".join(entries) + "\n```"
-
-
-def _table(header: tuple[str, ...], rows) -> str:
-    """A Markdown table without the columns that are empty in every row; nothing if there are no rows."""
-    rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    columns = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line[index] for index in columns) + " |" for line in lines) if rows else ""
-
-
 def _training_data(entry: str | TrainingData) -> TrainingData:
     if isinstance(entry, TrainingData):
         return replace(entry, name=short_name(entry.name))
@@ -529,10 +342,6 @@ def _training_data(entry: str | TrainingData) -> TrainingData:
     if _is_hub_id(entry):
         return TrainingData(entry, url=f"https://huggingface.co/datasets/{entry}", hub_id=entry)
     return TrainingData(short_name(entry))
-
-
-def _link(model: str) -> str:
-    return f"[{model}](https://huggingface.co/{model})" if _is_hub_id(model) else f"`{model}`"
 
 
 def short_name(name: str | os.PathLike) -> str:
@@ -580,16 +389,8 @@ def _given(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _is_lora(adapter: dict) -> bool:
-    return adapter.get("peft_type") == "LORA"
-
-
-def _num_patches(config: ValleyConfig) -> int:
-    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _read_config(name_or_path: str | os.PathLike | None) -> ValleyConfig | None:
