@@ -67,9 +67,9 @@ class ValleyProcessingInfo(BaseProcessingInfo):
         return {"image": None, "video": None}
 
     def get_max_frames(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
-        """Of one clip: as many as the checkpoint samples, its position table has, and the context holds."""
+        """Of one of these clips: as many as the checkpoint samples, its position table has, and the context holds."""
         processor, rule = self.get_hf_processor(), self.video_processor
-        share = seq_len // max(1, sum(mm_counts.values()))
+        share = seq_len // max(1, mm_counts.get("video", 1))
         limits = [
             share - processor.count_placeholders("video", 0) - _DELIMITERS,
             rule.num_frames or rule.max_frames,
