@@ -7,12 +7,14 @@ import gc
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -330,6 +332,34 @@ def test_damaged_images_and_wrong_keys(place, client):
         ask(client, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     with pytest.raises(AuthenticationError):
         client.with_options(api_key="other").models.list()
+
+
+def test_500_requests_of_8_clients_some_of_which_give_up(place, client):
+    """Nothing is lost, nothing mixed up, and memory stays what it is after the first hundred."""
+    chats = prompts(place)
+    expected = [decode(place, ids) for _, ids in generate(place / "table", chats)]
+
+    def one(number):
+        random = np.random.default_rng(number)
+        which = int(random.integers(len(chats)))
+        if random.random() < 0.1:
+            options = {"model": "served", "messages": chats[which], "max_tokens": NEW_TOKENS, "stream": True}
+            with client.chat.completions.create(**options) as stream:
+                next(iter(stream), None)
+            return True
+        return ask(client, chats[which]) == expected[which]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(100)))
+        before = resident(client)
+        assert all(pool.map(one, range(100, 500)))
+    assert resident(client) < before + 200 * 2**20
+
+
+def resident(client):
+    """Bytes of the server's process, as it tells Prometheus."""
+    metrics = client._client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+    return float(re.search(r"^process_resident_memory_bytes (.*)", metrics, re.MULTILINE)[1])
 
 
 def test_the_server_lives_after_all_that(place, client):
