@@ -40,10 +40,12 @@ class ValleyVideoLoader(VideoLoader):
 
     @classmethod
     def load_bytes(cls, data: bytes, num_frames: int = -1, **kwargs: Any):
-        if cls.processor is None and num_frames == _DEFAULT_NUM_FRAMES:
-            num_frames = -1
-        processor = ValleyVideoProcessor() if cls.processor is None else cls.processor
-        return read_clip(data, processor, {"num_frames": num_frames, **kwargs}, cls.most_frames)
+        if cls.processor is not None:
+            return read_clip(data, cls.processor, {"num_frames": num_frames, **kwargs}, cls.most_frames)
+        num_frames = -1 if num_frames == _DEFAULT_NUM_FRAMES else num_frames
+        frames, about = read_clip(data, ValleyVideoProcessor(), {"num_frames": num_frames, **kwargs})
+        del about["timestamps"]  # that backend makes a `VideoMetadata` of it, which knows no others
+        return frames, about
 
 
 class ValleyImageIO(ImageMediaIO):
