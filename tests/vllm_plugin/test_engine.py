@@ -142,11 +142,25 @@ def test_prompts_in_pieces_and_prefixes_from_the_cache_change_nothing(place):
         assert again == expected and any(output.num_cached_tokens for output in outputs)
 
 
-def test_the_transformers_backend_gives_the_same(place):
-    """With the code that the checkpoint carries, as where this package is not installed; frames are the plugin's."""
+def test_the_transformers_backend_gives_the_same(place, tmp_path):
+    """With the code that the checkpoint carries, as where this package is not installed; frames are the plugin's.
+
+    In a process of its own: vLLM changes classes of transformers for it.
+    """
     chats = prompts(place)
-    with engine(place / "importance", model_impl="transformers", trust_remote_code=True) as llm:
-        assert answers(llm, chats)[0] == generate(place / "importance", chats)
+    (tmp_path / "chats.json").write_text(json.dumps(chats))
+    code = f"""
+import json, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_engine import answers, engine
+chats = json.load(open("chats.json"))
+with engine({str(place / "importance")!r}, model_impl="transformers", trust_remote_code=True) as llm:
+    json.dump(answers(llm, chats)[0], open("answers.json", "w"))
+"""
+    paths = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": paths})
+    found = [tuple(pair) for pair in json.loads((tmp_path / "answers.json").read_text())]
+    assert found == generate(place / "importance", chats)
 
 
 def test_an_adapter_of_the_decoder_is_as_good_as_merged(place):

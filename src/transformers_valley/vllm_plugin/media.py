@@ -43,7 +43,8 @@ class ValleyVideoLoader(VideoLoader):
         if cls.processor is not None:
             return read_clip(data, cls.processor, {"num_frames": num_frames, **kwargs}, cls.most_frames)
         num_frames = -1 if num_frames == _DEFAULT_NUM_FRAMES else num_frames
-        frames, about = read_clip(data, ValleyVideoProcessor(), {"num_frames": num_frames, **kwargs})
+        whole = ValleyVideoProcessor(do_resize=False)  # nobody knows yet what size the checkpoint wants
+        frames, about = read_clip(data, whole, {"num_frames": num_frames, **kwargs})
         del about["timestamps"]  # that backend makes a `VideoMetadata` of it, which knows no others
         return frames, about
 
