@@ -116,11 +116,16 @@ def make_data(folder: Path, seed: int) -> list[tuple[Path, str, str, str]]:
             about = [(question, answer) for _, question, answer in questions(clip, random.Random(f"{seed} {i}"))]
             for file, turns in ((captions, [(CAPTION_QUESTION, caption(clip))]), (dialogues, about)):
                 file.write(json.dumps({"messages": chat(turns, video), "images": []}) + "\n")
-    return [
+    held_out = [
         (folder / "test" / f"{i:05}.mp4", *asked)
         for i in range(TEST_CLIPS)
         for asked in questions(random_clip(f"{seed} test", i), random.Random(f"{seed} {i}"))
     ]
+    with (folder / "held_out.jsonl").open("w") as rows:
+        for path, kind, question, answer in held_out:
+            row = {"video": f"test/{path.name}", "question": question, "answer": answer, "type": kind}
+            rows.write(json.dumps(row) + "\n")
+    return held_out
 
 
 # ---- 2. A vision tower that knows shapes, a language model that knows words -----------------------------------------

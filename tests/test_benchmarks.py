@@ -152,3 +152,9 @@ def test_wheels_of_a_folder_come_before_what_is_installed(monkeypatch, tmp_path,
             wheel.writestr(name, text)
     pretend(monkeypatch, on_gpu, tmp_path, "import sys, yaml; sys.exit(yaml.answer)")
     assert on_gpu.main(["--wheels", str(tmp_path)]) == 42
+
+
+def test_data_loading_runs(load, capsys):
+    rates = load("data_loading").main(["--clips", "1", "--seconds", "4", "--size", "160x90", "--rounds", "1"])
+    assert {"the clips themselves", "packed rows", "packed rows, streamed"} <= rates.keys()
+    assert "2 frames" in capsys.readouterr().out

@@ -115,3 +115,36 @@ def random_frames(num_frames: int, seed: int = 0, size: int = 40) -> torch.Tenso
     """uint8 (T, 3, size, size)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (num_frames, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def tiny_judge(folder, reply: str) -> str:
+    """Saves a chat model that answers everything with one reply: the weights lead from one token to the next."""
+    words = ["<unk>", "<s>", "</s>", "<assistant>", reply]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<assistant>"])
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}<assistant>"
+    tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **tokens).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.zero_()  # attention and feed-forward add nothing
+        for word in range(len(words)):
+            model.get_input_embeddings().weight[word, word] = 1.0
+        for word, following in ((3, 4), (4, 2)):
+            model.get_output_embeddings().weight[following, word] = 1.0
+    model.save_pretrained(folder)
+    return str(folder)

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import ask, chat, convert, data, demo, env, frames, serve, train
+from . import ask, chat, convert, data, demo, env, evaluate, frames, serve, train
 from .options import SETTINGS, examples
 
 
 __all__ = ["app"]
 
-_ORDER = "ask chat frames demo serve train data convert env"
+_ORDER = "ask chat frames demo serve train evaluate data convert env"
 _DOCS = "https://github.com/transformers-valley/transformers-valley/blob/main/docs"
 
 
@@ -63,6 +63,7 @@ app.command(epilog=frames.EPILOG)(frames.frames)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.add_typer(train.app, name="train")
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=env.EPILOG)(env.env)

@@ -70,7 +70,7 @@ def weights(output):
 def launch_both_stages(folder, output, config, *launch_flags, sft_flags=()):
     """Both stages on two processes: losses and saved weights."""
     output.mkdir()
-    script = ROOT / "tests" / "distributed" / "both_stages.py"
+    script = ROOT / "tests" / "both_stages.py"
     flags = [folder, output, "2", *sft_flags]
     ended, log = launch(output / "log.txt", config, script, *flags, launch_flags=launch_flags)
     assert ended == 0, log

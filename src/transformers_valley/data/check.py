@@ -192,6 +192,8 @@ def _check_rows(rows: list[dict]) -> Found:
 
 def _fault(row: dict) -> tuple[str, str] | None:
     """The first clip or image of a row that cannot be read, and why."""
+    if row.get("clips") is not None:  # packed: to read is to decode
+        return _error_of(lambda packed: list(visuals_of(packed)), row)
     for visual in visuals_of(row):
         if visual.modality == "video":
             fault = _fault_of_clip(tuple(sorted(visual.source.items())))

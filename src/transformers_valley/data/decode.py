@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..processing_valley import Visual, iter_visuals
+from .frames import read_clip, read_picture
 from .media import find
 
 
@@ -39,16 +40,26 @@ def visuals_of(row: dict[str, Any]) -> Iterator[Visual]:
 
     Args:
         row (`dict`):
-            As [`load_rows`] gives it: an image block without a source stands for the next of `images`.
+            As [`load_rows`] gives it: an image block without a source stands for the next of `images`. What a packed
+            row shows comes from its own columns.
 
     Yields:
         [`Visual`], whose source is `None` where an image is missing.
+
+    Raises:
+        VideoDecodeError: if a packed clip or image is damaged.
     """
     images = iter(row.get("images") or ())
+    packed = row.get("clips") is not None
+    clips, pictures = iter(row.get("clips") or ()), iter(row.get("pictures") or ())
     for visual in iter_visuals(row["messages"]):
         if visual.source is None and visual.modality == "image":
             visual.source = next(images, None)
-        if isinstance(visual.source, str):
+        if packed and visual.modality == "video":
+            visual.source = read_clip(next(clips), visual.source["video"])
+        elif packed:
+            visual.source = read_picture(next(pictures), visual.source)
+        elif isinstance(visual.source, str):
             visual.source = find(visual.source)
         elif isinstance(visual.source, dict) and isinstance(visual.source["video"], str):
             visual.source["video"] = find(visual.source["video"])

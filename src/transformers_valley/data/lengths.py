@@ -70,6 +70,7 @@ def _stamp_clips(dataset: Dataset, processor: ValleyProcessor) -> str:
         contents = compute.struct_field(compute.list_flatten(batch["messages"]), "content")
         blocks = Table.from_struct_array(compute.list_flatten(contents).combine_chunks())
         blocks = blocks.filter(compute.equal(blocks["type"], "video"))
+        blocks = blocks.filter(compute.is_null(blocks["num_frames"]))
         if processor.video_processor.num_frames is not None:
             blocks = blocks.filter(compute.is_valid(blocks["fps"]))
         for path in compute.unique(blocks["path"]).to_pylist():

@@ -7,16 +7,18 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 
 from .decode import visuals_of
 from .files import check_file, read_records
 from .formats import to_row
+from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
 from .hub import home_of, open_data_set, read_data_set
 from .media import MissingMedia, as_folders, is_address
 from .mixtures import Source, as_sources
@@ -41,7 +43,7 @@ def load_rows(
     Args:
         files (`list`):
             Files of records: JSON (a list), JSONL (a record per line) and CSV, of any known format, see [`to_row`];
-            mixtures of sources in YAML, see [`read_mixture`]; and [`Source`]s.
+            mixtures of sources in YAML, see [`read_mixture`]; folders of packed rows, see [`pack`]; and [`Source`]s.
         media_root (`str` or `Mapping`, *optional*):
             Folder that relative paths of clips and images start from, or folders by name, see [`as_folders`].
         streaming (`bool`, *optional*, defaults to `False`):
@@ -107,6 +109,8 @@ def _settle(source: Source) -> Source:
 
 
 def _load(source: Source) -> Dataset:
+    if is_packed(source.dataset):
+        return _choose(open_packed(source.dataset), source)
     everything = dataclasses.replace(source, take="all" if source.limit is None else source.take, weight=1)
     stamp = _stamp(source)
     try:
@@ -116,8 +120,13 @@ def _load(source: Source) -> Dataset:
     except Exception as error:
         # datasets wraps what the generator and the disk raise, and says nothing; the reader needs the cause.
         raise (error.__cause__ or error) from None
-    positions = np.concatenate(source.choose(len(rows)))
-    return rows if source.take == "all" and source.weight == 1 else rows.select(positions)
+    return _choose(rows, source)
+
+
+def _choose(rows: Dataset, source: Source) -> Dataset:
+    if source.take == "all" and source.weight == 1:
+        return rows
+    return rows.select(np.concatenate(source.choose(len(rows))))
 
 
 def _stamp(source: Source) -> Any:
@@ -157,6 +166,8 @@ def _without_missing(rows: Dataset, missing: MissingMedia) -> Dataset:
 
 
 def _missing_paths(row: dict[str, Any]) -> list[str]:
+    if row.get("clips") is not None:
+        return []  # packed: all is in the row
     sources = (visual.source for visual in visuals_of(row))
     paths = (source["video"] if isinstance(source, dict) else source for source in sources)
     return [path for path in paths if not is_address(path) and not os.path.exists(path)]
@@ -166,10 +177,11 @@ def _missing_paths(row: dict[str, Any]) -> list[str]:
 
 
 def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> IterableDataset:
+    packed = any(is_packed(source.dataset) for source in sources)  # then all rows have its columns
     if is_mixture:
         plans = [_plan(source) for source in sources]
         parts = [
-            _from_generator([(source, passes, shard, SHARDS) for shard in range(SHARDS)], on_missing)
+            _from_generator([(source, passes, shard, SHARDS) for shard in range(SHARDS)], on_missing, packed)
             for source, (passes, _) in zip(sources, plans, strict=True)
         ]
         weights = np.array([expected for _, expected in plans], dtype=float)
@@ -180,28 +192,45 @@ def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> Iterabl
             stopping_strategy="all_exhausted_without_replacement",
         )
     else:
-        rows = _from_generator([(source, [None], 0, 1) for source in sources], on_missing)
+        shards = [(source, [None], *part) for source in sources for part in _parts(source)]
+        rows = _from_generator(shards, on_missing, packed)
     if next(iter(rows), None) is None:
         raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
     return rows
 
 
-def _from_generator(shards: list[tuple], on_missing: str) -> IterableDataset:
+def _from_generator(shards: list[tuple], on_missing: str, packed: bool) -> IterableDataset:
     return IterableDataset.from_generator(
-        _stream_rows, features=FEATURES, gen_kwargs={"shards": shards, "on_missing": on_missing}
+        _stream_rows,
+        features=PACKED_FEATURES if packed else FEATURES,
+        gen_kwargs={"shards": shards, "on_missing": on_missing, "packed": packed},
     )
+
+
+def _parts(source: Source) -> list[tuple[int, int]]:
+    """The shards of a source: the files of packed rows, and all records of others."""
+    count = len(list_shards(source.dataset)) if is_packed(source.dataset) else 1
+    return [(shard, count) for shard in range(count)]
 
 
 def _plan(source: Source) -> tuple[list[np.ndarray | None], float]:
     """The positions taken in each pass through a source, `None` for all that are read; and about how many in all."""
     if source.must_count:
-        passes = source.choose(sum(1 for _ in _records_of(source)))
+        passes = source.choose(_count(source))
         return passes, sum(map(len, passes))
     return [None] * int(source.weight), source.weight * (source.limit or _estimate(source))
 
 
+def _count(source: Source) -> int:
+    if is_packed(source.dataset):
+        return sum(pyarrow.parquet.read_metadata(file).num_rows for file in list_shards(source.dataset))
+    return sum(1 for _ in _records_of(source))
+
+
 def _estimate(source: Source, sample: int = 200) -> float:
     """About how many rows there are, told by the first of them and the size of the file."""
+    if is_packed(source.dataset):
+        return read_description(source.dataset)["rows"]
     if source.path is None:
         split = (open_data_set(source, streaming=True).info.splits or {}).get(source.split)
         return split.num_examples if split and split.num_examples else 10_000
@@ -212,11 +241,11 @@ def _estimate(source: Source, sample: int = 200) -> float:
     return os.path.getsize(source.path) * sample / size
 
 
-def _stream_rows(shards: list[tuple], on_missing: str) -> Iterator[dict[str, Any]]:
+def _stream_rows(shards: list[tuple], on_missing: str, packed: bool) -> Iterator[dict[str, Any]]:
     for source, passes, shard, num_shards in shards:
         missing = MissingMedia()
         for positions in passes:
-            for _, _, row in iter_source(source, _wanted(positions, shard, num_shards), streaming=True):
+            for _, _, row in iter_source(source, positions, (shard, num_shards), streaming=True):
                 if isinstance(row, ValueError):
                     raise row
                 if on_missing != "keep" and (paths := _missing_paths(row)):
@@ -226,17 +255,12 @@ def _stream_rows(shards: list[tuple], on_missing: str) -> Iterator[dict[str, Any
                         )
                     missing.add(row["source"], paths)
                     continue
-                yield fill_features(row)
+                yield _NOT_PACKED | fill_features(row) if packed else fill_features(row)
         if missing.rows:
             logger.warning("%s. They are left out.", missing)
 
 
-def _wanted(positions: np.ndarray | None, shard: int, num_shards: int) -> Callable[[int], bool]:
-    if positions is None:
-        return lambda position: position % num_shards == shard
-    is_taken = np.zeros(int(positions.max(initial=-1)) + 1, dtype=bool)
-    is_taken[positions] = True
-    return lambda position: position % num_shards == shard and position < len(is_taken) and is_taken[position]
+_NOT_PACKED = {"clips": None, "pictures": None}
 
 
 # --- records ---
@@ -254,14 +278,34 @@ def iter_records(
 
 
 def iter_source(
-    source: Source, is_wanted: Callable[[int], bool] = lambda position: True, streaming: bool = False
+    source: Source, positions: np.ndarray | None = None, part: tuple[int, int] = (0, 1), streaming: bool = False
 ) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
-    """`id`, name of the source and row of its records, or of those at wanted positions; in the place of a row that is
-    none the error that says why."""
+    """
+    `id`, name of the source and row of its records; in the place of a row that is none the error that says why.
+
+    Args:
+        source ([`Source`]):
+            Of which all that it may begin with are read, whatever it takes.
+        positions (`np.ndarray`, *optional*):
+            Of the records that are wanted.
+        part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`):
+            Number of this reader, and of all that share the records.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Read a data set from where it is.
+    """
+    shard, num_shards = part
+    if is_packed(source.dataset):
+        for position, row in iter_packed(source.dataset, shard, num_shards):
+            if source.limit is not None and position >= source.limit:
+                return
+            if positions is None or _is_in(position, positions):
+                yield row["id"], row["source"], row
+        return
     place = source.path or source.dataset
     folders = as_folders(home_of(source) if source.media is None and source.path is None else source.media)
     for position, record in enumerate(itertools.islice(_records_of(source, streaming), source.limit)):
-        if not is_wanted(position) and not isinstance(record, ValueError):
+        is_wanted = position % num_shards == shard and (positions is None or _is_in(position, positions))
+        if not is_wanted and not isinstance(record, ValueError):
             continue
         name = f"{source.name}:{position}"
         if isinstance(record, dict) and record.get("id") is not None:
@@ -272,6 +316,12 @@ def iter_source(
             except ValueError as error:
                 record = ValueError(f"{place}, record {position}: {error}")
         yield name, source.name, record
+
+
+def _is_in(position: int, positions: np.ndarray) -> bool:
+    """Whether it is one of some ascending positions."""
+    place = np.searchsorted(positions, position)
+    return place < len(positions) and positions[place] == position
 
 
 def _records_of(source: Source, streaming: bool = False) -> Iterator[Any]:

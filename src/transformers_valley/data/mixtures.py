@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .frames import is_packed
 from .rows import describe
 
 
@@ -165,7 +166,7 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
 
     Args:
         files (`list`):
-            Paths of records and of mixtures, which end in `.yaml` or `.yml`, and sources.
+            Paths of records, of mixtures, which end in `.yaml` or `.yml`, and of folders of packed rows; and sources.
         media (`str` or `Mapping`, *optional*):
             Of those that have none of their own.
 
@@ -180,9 +181,17 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
             sources.append(file)
         elif os.fspath(file).lower().endswith((".yaml", ".yml")):
             sources += read_mixture(file)
+        elif is_packed(file):
+            sources.append(Source(dataset=os.fspath(file)))
         else:
             sources.append(Source(path=os.fspath(file)))
     return [source if source.media is not None else dataclasses.replace(source, media=media) for source in sources]
 
 
-__all__ = ["Source", "as_sources", "read_mixture"]
+def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
+    """The folders of packed rows among some files, mixtures and sources."""
+    sources = as_sources(files) if files else []
+    return [source.dataset for source in sources if is_packed(source.dataset)]
+
+
+__all__ = ["Source", "as_sources", "packed_folders", "read_mixture"]

@@ -285,6 +285,11 @@ class _Visuals(torch.utils.data.Dataset):
 
 def _sources_of(row: dict[str, Any]) -> Iterator[tuple[str, str, tuple]]:
     """Modality, source and settings of the visuals of a row, in their order: what features are known by."""
+    if row.get("clips") is not None:
+        raise ValueError(
+            f"Row {row.get('id')!r} of {row.get('source')!r} is packed, and features are kept of files only: leave "
+            "out cache_vision_features."
+        )
     for visual in visuals_of(row):
         settings = dict(visual.source) if visual.modality == "video" else {"video": visual.source}
         source = settings.pop("video")

@@ -14,7 +14,9 @@ from transformers.integrations import get_reporting_integration_callbacks
 from trl import get_peft_config, get_quantization_config
 
 from ..data import load_rows
+from ..data.frames import check_packed
 from ..data.lengths import LENGTH, VISUALS_END, add_lengths, describe_long_rows
+from ..data.mixtures import packed_folders
 from ..processing_valley import ValleyProcessor
 from .attention import attend_by_row
 from .bad_rows import BadRows
@@ -64,6 +66,7 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
     rows = load_rows(valley_args.data, streaming=valley_args.streaming, **where)
     eval_rows = {Path(file).stem: load_rows([file], **where) for file in valley_args.eval_data}
+    check_packed(packed_folders([*valley_args.data, *valley_args.eval_data]), processor.video_processor)
     check_parts(model, processor, rows, training_args, peft_config)
     choose_trained(model, valley_args.trainable_modules, peft_config)
     rows = prepare_rows(rows, processor, valley_args, training_args)

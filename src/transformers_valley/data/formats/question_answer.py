@@ -16,9 +16,9 @@ def read(record: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
     """Messages of a record: the visual, then the question."""
     question, answer = check_text(record["question"], "`question`").strip(), record["answer"]
     if "choices" in record:
-        choices = _by_letter(record["choices"])
+        choices = by_letter(record["choices"])
         question += "".join(f"\n{letter}. {choice}" for letter, choice in choices.items())
-        letter = _chosen(answer, choices)
+        letter = chosen_letter(answer, choices)
         answer = f"{letter}. {choices[letter]}"
     visuals = [*read_images(record), *read_clips(record)]
     return [
@@ -27,7 +27,8 @@ def read(record: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def _by_letter(choices: Any) -> dict[str, str]:
+def by_letter(choices: Any) -> dict[str, str]:
+    """Choices, a list or an object by letter, to texts by letter."""
     if isinstance(choices, list) and len(choices) <= len(string.ascii_uppercase):
         choices = dict(zip(string.ascii_uppercase, choices, strict=False))
     if not isinstance(choices, dict):
@@ -35,7 +36,7 @@ def _by_letter(choices: Any) -> dict[str, str]:
     return {letter: check_text(str(choice), "a choice").strip() for letter, choice in sorted(choices.items())}
 
 
-def _chosen(answer: Any, choices: dict[str, str]) -> str:
+def chosen_letter(answer: Any, choices: dict[str, str]) -> str:
     """The letter of the choice that is the answer."""
     letters = list(choices)
     if isinstance(answer, int) and not isinstance(answer, bool):

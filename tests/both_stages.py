@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
 
 import sft  # noqa: E402

@@ -1,0 +1,35 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Your own questions: rows that training reads, or records of a clip, a question and an answer.
+
+Files: JSON, JSONL or CSV, see `own_questions.py`. Clips: paths in the records, from the media folder or, by
+default, from the folder of the file.
+Numbers: exact match, containment and choices by themselves, a judge where one is asked; by source and type.
+"""
+
+from collections.abc import Iterator
+
+from ..annotations import AnnotationFiles, Clips
+from ..benchmark import Benchmark, Column, Item, Sample, mean_of
+from ..own_questions import read_questions
+
+
+def load(files: AnnotationFiles, clips: Clips, split: str) -> Iterator[Sample]:
+    for file in files.paths:
+        files.note(file)
+        yield from read_questions(file, clips.folder)
+
+
+def columns(items: list[Item]) -> list[Column]:
+    names = {"exact": "exact match", "contains": "contained", "choice": "choice", "yes": "judge: right"}
+    return [
+        mean_of("right", items, "correct", 100),
+        *(mean_of(title, items, measure, 100) for measure, title in names.items()),
+        mean_of("judge: score", items, "score"),
+    ]
+
+
+def aspects(record: dict) -> tuple[str, ...]:
+    return () if record["choices"] else ("qa",)
+
+
+BENCHMARK = Benchmark("own", "own questions", load, columns, judged_by="video_chatgpt", aspects=aspects)

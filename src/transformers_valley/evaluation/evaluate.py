@@ -1,0 +1,105 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""All three stages in a row, as `valley evaluate` runs them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+
+from .benchmarks import BENCHMARKS, load_benchmark
+from .bertscore import BertScorer
+from .judge import EndpointJudge, Judge, LocalJudge
+from .judge import judge as judge_answers
+from .predict import predict
+from .report import Report, report
+
+
+def evaluate(
+    checkpoint: str | None,
+    data: str | os.PathLike | Sequence,
+    output: str | os.PathLike,
+    *,
+    benchmark: str = "own",
+    media_root: str | os.PathLike | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    views: Sequence[str] | None = None,
+    cot: bool = False,
+    shots: int = 0,
+    shots_data: str | os.PathLike | None = None,
+    shots_split: str = "train",
+    judge: str | None = None,
+    judge_server: str | None = None,
+    judge_revision: str | None = None,
+    prompts: Literal["protocol", "corrected"] = "protocol",
+    compare_with: Sequence[str | os.PathLike] = (),
+    **predicting: Any,
+) -> Report | None:
+    """
+    Answer the questions of a benchmark, judge the answers and report. A run that was killed goes on with the same
+    call.
+
+    Args:
+        checkpoint (`str`):
+            Folder or name of a Valley; with `server`, the name of the model there or `None`.
+        data (path or `list`):
+            Your own questions, or the folder of a benchmark's files.
+        output (path):
+            The folder of the run.
+        benchmark (`str`, *optional*, defaults to `"own"`), media_root, split, limit, options:
+            As for [`load_benchmark`]; `options` are those of the benchmark.
+        views (`list[str]`, *optional*):
+            As for [`predict`]; by default `"clip"` and `"blind"` for questions of your own, otherwise `"clip"`.
+        cot (`bool`, *optional*, defaults to `False`):
+            Chain of thought.
+        shots (`int`, *optional*, defaults to 0), shots_data (path, *optional*), shots_split (`str`, *optional*):
+            How many examples stand before each question; the first of these files, by default of those of `data`.
+        judge (`str`, *optional*):
+            Folder or name of a language model, or its name on `judge_server`; `"default"` is `DEFAULT_JUDGE`. For
+            MemeCap that of an encoder, by default `roberta-large`. Without one, words are compared and no judge is
+            asked.
+        judge_server (`str`, *optional*):
+            URL of an OpenAI-compatible server that judges.
+        judge_revision (`str`, *optional*):
+            Of the judge's weights.
+        prompts (`str`, *optional*, defaults to `"protocol"`):
+            The judge's, as for [`judge`](transformers_valley.evaluation.judge).
+        compare_with (`list[path]`, *optional*):
+            Folders of other runs, judged alike: they stand in the report as well, and where they were asked the same
+            questions, with the significance of the differences.
+        **predicting:
+            Of [`predict`]: `batch_size`, `generation`, `sampling`, `dtype`, `device`, `server`, `label`.
+
+    Returns:
+        [`Report`]; `None` in all processes but the first one.
+    """
+    asked = load_benchmark(benchmark, data, media_root, split, limit, **(options or {}))
+    examples = []
+    if shots:
+        pool = load_benchmark(benchmark, shots_data or data, media_root, shots_split, shots, **(options or {}))
+        examples = pool.samples[:shots]
+        if len(examples) < shots:
+            raise ValueError(f"{shots} examples were asked for, and {shots_data or data} has {len(examples)}.")
+    judges = _find_judge(benchmark, judge, judge_server, judge_revision)  # one that is missing is told at once
+    views = views or (("clip", "blind") if benchmark == "own" else ("clip",))
+    predict(checkpoint, asked, output, views=views, cot=cot, shots=examples, **predicting)
+    if not PartialState().is_main_process:
+        return None
+    name = None
+    if judges is not None:
+        name = judge_answers(output, judges, prompts=prompts).name.removeprefix("judge-")
+    return report([output, *compare_with], Path(output) / "report", judge=name)
+
+
+def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:
+    if BENCHMARKS[benchmark].judged_by == "bertscore":
+        return BertScorer(judge or "roberta-large", revision=revision)
+    if server:
+        return EndpointJudge(server, judge, revision)
+    return LocalJudge(None if judge == "default" else judge, revision) if judge else None
+
+
+__all__ = ["evaluate"]

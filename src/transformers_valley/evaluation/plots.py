@@ -1,0 +1,52 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Numbers with their intervals as a picture."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from .statistics import Estimate
+
+
+MOST = 40  # groups; with more, their names would run into each other
+
+
+def draw_bars(
+    file: str | os.PathLike,
+    title: str,
+    measure: str,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[Estimate]],
+) -> None:
+    """
+    Draw points with their 95% intervals, a line for each group and a colour for each series.
+
+    Args:
+        file (path): the picture; its suffix chooses the format.
+        title (`str`), measure (`str`): above it and below it.
+        groups (`list[str]`): from top to bottom.
+        series (`dict[str, list[Estimate]]`): for each of its names one number per group.
+    """
+    shown = groups[:MOST]
+    figure = Figure(figsize=(8, 1.3 + 0.24 * len(shown) * (len(series) + 0.6)), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, estimates) in enumerate(series.items()):
+        offset = (index - (len(series) - 1) / 2) * 0.8 / len(series)
+        points = [(row + offset, e) for row, e in enumerate(estimates[:MOST]) if e.value is not None]
+        values = [e.value for _, e in points]
+        # A mean of a skewed resample can lie a hair outside of its own percentiles.
+        spread = [[max(0, e.value - e.low) for _, e in points], [max(0, e.high - e.value) for _, e in points]]
+        axes.errorbar(values, [y for y, _ in points], xerr=spread, fmt="o", capsize=3, markersize=5, label=name)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    left_out = f", {len(groups) - MOST} groups left out" if len(groups) > MOST else ""
+    axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}", xlim=(0, None))
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(loc="best", frameon=False)
+    figure.savefig(file, dpi=110)
+
+
+__all__ = ["draw_bars"]

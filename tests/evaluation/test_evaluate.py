@@ -1,0 +1,122 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""All three stages in one call, and in one command."""
+
+import shutil
+
+import pytest
+from evaluating import tiny_bert, write_json, write_jsonl, write_questions
+from openai_server import openai_server, said
+from PIL import Image
+from tiny import tiny_judge
+from typer.testing import CliRunner
+
+from transformers_valley.evaluation import evaluate
+from transformers_valley.evaluation.records import read_json
+from valley_cli.app import app
+
+
+SHORT = {"max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return write_questions(tmp_path_factory.mktemp("questions"), count=4, clips=2)
+
+
+def valley(*words):
+    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+
+
+def test_command_ends_in_tables_pictures_and_a_page(checkpoint, questions, tmp_path):
+    result = valley(checkpoint, "--data", questions, "-o", tmp_path / "run", "--max-new-tokens", 4, "--label", "mine")
+    assert result.exit_code == 0, result.stderr
+    *_, last = result.stdout.splitlines()
+    assert last == f"Read every answer beside its frames: {tmp_path / 'run/report/index.html'}"
+    assert "### mine on own questions: does it look?" in result.stdout and "blind" in result.stdout
+    assert (tmp_path / "run/report/index.html").stat().st_size > 10_000
+    again = valley(checkpoint, "--data", questions, "-o", tmp_path / "run", "--max-new-tokens", 4)
+    assert again.exit_code == 0 and "mine on own questions" in again.stdout  # what it was called stays
+
+
+def test_views_options_and_sampling_reach_the_run(checkpoint, questions, tmp_path):
+    words = [checkpoint, "--data", questions, "-o", tmp_path, "--view", "clip", "--view", "one-frame", "--cot"]
+    assert valley(*words, "--num-frames", 2, "--max-new-tokens", 3, "--limit", 2, "--batch-size", 1).exit_code == 0
+    settings = read_json(tmp_path / "run.json")
+    assert settings["sampling"] == {"num_frames": 2} and settings["cot"] and settings["batch_size"] == 1
+    assert settings["generation"]["max_new_tokens"] == 3 and settings["benchmark"]["questions"] == 2
+    saved = read_json(tmp_path / "report/results.json")["runs"][0]
+    assert list(saved["views"]) == ["clip", "one_frame"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "none.jsonl"], "Nobody answers: give a checkpoint, or --server URL."),
+        (["CKPT", "--data", "none.jsonl"], "There is no none.jsonl, where the questions of own were looked for."),
+        (["no/such/folder", "--data", "QUESTIONS"], "Cannot load 'no/such/folder': there is no such folder."),
+        (
+            ["CKPT", "--data", "QUESTIONS", "--view", "x"],
+            "There is no view 'x' here; there are clip, blind,",
+        ),
+        (["CKPT", "--data", "QUESTIONS", "--option", "fast"], "own has no option fast; it has none."),
+        (["CKPT", "--data", "QUESTIONS", "--fps", "1", "--num-frames", "2"], "--num-frames and --fps exclude each"),
+        (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' is not there"),
+        (["CKPT", "--data", "QUESTIONS", "--judge-server", "http://127.0.0.1:9/v1"], "cannot be reached"),
+        (["CKPT", "--data", "QUESTIONS", "--benchmark", "msvd_qa"], "msvd_qa needs test_qa.json"),
+    ],
+)
+def test_error_is_one_line_before_anything_is_asked(checkpoint, questions, tmp_path, words, message):
+    names = {"CKPT": checkpoint, "QUESTIONS": str(questions)}
+    result = valley(*[names.get(word, word) for word in words], "-o", tmp_path / "run")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and message in result.stderr
+    assert not (tmp_path / "run/predictions.jsonl").exists()
+
+
+def test_judge_on_this_machine_and_on_a_server(checkpoint, questions, tmp_path):
+    reply = "{'pred':'yes','score':4}"
+    local = evaluate(
+        checkpoint, questions, tmp_path / "a", generation=SHORT, judge=tiny_judge(tmp_path / "judge", reply)
+    )
+    with openai_server(lambda *_: reply) as server:
+        served = evaluate(checkpoint, questions, tmp_path / "b", generation=SHORT, judge_server=server.url)
+        assert len(server.requests) == len({said(request) for request in server.requests}) <= 8
+    for result in (local, served):
+        assert result.runs[0].columns["judge: right"].count == 4
+    with pytest.raises(ValueError, match="were judged differently"):
+        evaluate(
+            *(checkpoint, questions, tmp_path / "a"),
+            **{"generation": SHORT, "judge": str(tmp_path / "judge"), "compare_with": [tmp_path / "b"]},
+        )
+
+
+def test_second_checkpoint_is_compared_with_the_first(checkpoint, questions, tmp_path):
+    evaluate(checkpoint, questions, tmp_path / "a", generation=SHORT, label="A")
+    other = evaluate(checkpoint, questions, tmp_path / "b", generation=SHORT, label="B", compare_with=[tmp_path / "a"])
+    (comparison,) = [table for table in other.tables if table.name == "comparison1"]
+    assert comparison.header[0] == "less B" and comparison.rows[0][0] == "A: right"
+
+
+def test_memecap_is_scored_by_an_encoder(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers_valley.evaluation.bertscore.LAYERS", {str(tmp_path): 2})
+    tiny_bert(tmp_path)
+    meme = {"post_id": "a", "title": "t", "img_captions": ["c"], "meme_captions": ["a dog"], "img_fname": "a.png"}
+    write_json(tmp_path / "data/memes-test.json", [meme | {"metaphors": []}])
+    Image.new("RGB", (20, 20)).save(tmp_path / "data/a.png")
+    result = evaluate(
+        *(checkpoint, tmp_path / "data", tmp_path / "run"),
+        **{"benchmark": "meme_cap", "generation": SHORT, "judge": str(tmp_path)},
+    )
+    assert result.runs[0].columns["BERT F1-score"].count == 1 and result.tables[0].name == "table4"
+
+
+def test_examples_come_from_other_questions(checkpoint, questions, tmp_path):
+    shutil.copy(questions.parent / "0.mp4", tmp_path / "shot.mp4")
+    shot = {"video": str(tmp_path / "shot.mp4"), "question": "?", "answer": "ok"}
+    pool = write_jsonl(tmp_path / "pool.jsonl", [shot])
+    settings = {"generation": SHORT, "shots": 1, "shots_data": pool}
+    result = evaluate(checkpoint, questions, tmp_path / "run", label="v", **settings)
+    assert result.runs[0].name == "v, one-shot"
+    with pytest.raises(ValueError, match="2 examples were asked for, and .* has 1"):
+        evaluate(checkpoint, questions, tmp_path / "other", **settings | {"shots": 2})
+    with pytest.raises(ValueError, match="is one of the questions"):
+        evaluate(checkpoint, questions, tmp_path / "other", shots=1)
