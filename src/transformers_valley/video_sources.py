@@ -358,6 +358,7 @@ def download_video(
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     timeout: float = 30.0,
     max_seconds: float = MAX_DOWNLOAD_SECONDS,
+    max_redirects: int = MAX_REDIRECTS,
 ) -> None:
     """Downloads an http(s) URL to `path`.
 
@@ -373,6 +374,7 @@ def download_video(
         max_bytes (`int`, *optional*, defaults to 2 GiB): larger files are refused.
         timeout (`float`, *optional*, defaults to 30): seconds to wait for the connection and for each piece.
         max_seconds (`float`, *optional*, defaults to 600): seconds for the whole download, redirects included.
+        max_redirects (`int`, *optional*, defaults to 5): how often an address may lead to another one.
 
     Raises:
         `VideoDecodeError`: the address is refused, or the server, the network or the size is in the way.
@@ -388,7 +390,7 @@ def download_video(
         deadline.start()
         try:
             address = httpx2.URL(url)
-            for _ in range(MAX_REDIRECTS + 1):
+            for _ in range(max_redirects + 1):
                 with contextlib.ExitStack() as stack:
                     response = _get(client, address, url, allow_local, stack)
                     if response.has_redirect_location:
