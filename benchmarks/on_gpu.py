@@ -223,7 +223,7 @@ def run_step(scale: Scale, recipe: dict, pack: bool, expected: Future) -> list[R
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     adapters = get_peft_config(ModelConfig(**{name: value for name, value in recipe.items() if name in known}))
     trained = recipe.get("trainable_modules") or [f"model.{name}" for name in adapters.modules_to_save]
-    attention = "sdpa" if not pack else "flash_attention_2" if HAS_FLASH else "sdpa_varlen"
+    attention = "flash_attention_2" if pack and HAS_FLASH else "sdpa"
     build = partial(build_valley, scale.sizes[0], trained, torch.bfloat16, attention)
     batch = join([make_row(scale.frames[0], int(length)) for length in torch.linspace(*scale.text, count)], pack)
     options = dict(gradient_checkpointing=True, bf16=True, optim=recipe["optim"], peft_config=adapters)

@@ -331,7 +331,7 @@ def write_clip(path: Path, seconds: float, rate: int = 10) -> None:
 
 
 def packing(lengths: list[int]) -> None:
-    """Rows of mixed length: padded as they come, padded beside rows of their length, packed with either attention."""
+    """Rows of mixed length: padded as they come, padded beside rows of their length, packed."""
     size, count = SIZES[0], 32
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder), count)
@@ -344,7 +344,6 @@ def packing(lengths: list[int]) -> None:
         "padded": (random_order, False, "sdpa"),
         "padded, group_by_length": (by_length, False, "sdpa"),
         "packed, sdpa": (random_order, True, "sdpa"),
-        "packed, sdpa_varlen": (random_order, True, "sdpa_varlen"),
     }
     for together in (4, 16):
         variants, notes = {}, {}

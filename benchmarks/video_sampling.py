@@ -2,7 +2,7 @@
 """File to `pixel_values_videos`: Valley's sampling against its peers, in one run on clips made here.
 
     pip install "transformers-valley[dev]" decord torchcodec opencv-python-headless   # what lacks is left out
-    python benchmarks/video_sampling.py [--rounds 3] [--only NAME ...] [--keep FOLDER]
+    python benchmarks/video_sampling.py [--rounds 3] [--only NAME ...] [--clip PATH ...] [--keep FOLDER]
 
 Each measurement is a process of its own that has imported everything and sampled a tiny clip before. Candidates take
 turns, so that a drifting machine hits all of them; what takes more than 20 seconds runs once. Prints, per clip, the
@@ -43,6 +43,18 @@ X264 = "-c:v libx264 -preset veryfast -pix_fmt yuv420p -bf 3 -sc_threshold 0"
 CLIPS = {
     "60 s 720p H.264, GOP 250": ("1280x720", f"{X264} -g 250", 1, {"fps": 0.5}),
     "60 s 720p H.264, GOP 48": ("1280x720", f"{X264} -g 48", 1, {"fps": 0.5}),
+    "60 s 720p H.264 as phones write it": (  # a keyframe a second, no B-frames, a high rate
+        "1280x720",
+        "-c:v libx264 -preset veryfast -pix_fmt yuv420p -bf 0 -sc_threshold 0 -g 30 -b:v 14M",
+        1,
+        {"fps": 0.5},
+    ),
+    "60 s 720p H.264, noise at 24 Mbit/s": (
+        "1280x720",
+        f"-vf noise=alls=40:allf=t {X264} -g 250 -b:v 24M",
+        1,
+        {"fps": 0.5},
+    ),
     "60 s 1080p H.264, GOP 250": ("1920x1080", f"{X264} -g 250", 1, {"fps": 0.5}),
     "60 s 720p HEVC": ("1280x720", "-c:v libx265 -preset ultrafast -x265-params log-level=none", 1, {"fps": 0.5}),
     "60 s 720p VP9": (
@@ -89,11 +101,6 @@ def valley(path, rule, num_threads=1):
 
 def valley_two_threads(path, rule):
     return valley(path, rule, num_threads=2)
-
-
-def valley_torchcodec(path, rule):
-    frames = sample_video(path, size=224, backend="torchcodec", num_threads=1, **rule).frames
-    return prepare(frames)
 
 
 def prepare(frames):
@@ -160,7 +167,6 @@ def wanted_indices(count: int, rate: float, rule: dict) -> list[int]:
 CANDIDATES = {
     "valley": valley,
     "valley, 2 threads": valley_two_threads,
-    "valley, torchcodec": valley_torchcodec,
     "transformers, torchcodec": with_load_video("torchcodec"),
     "transformers, pyav": with_load_video("pyav"),
     "transformers, opencv": with_load_video("opencv"),
@@ -235,6 +241,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="clips whose name contains one of these")
+    parser.add_argument(
+        "--clip", nargs="*", default=[], help="recordings to measure as well, at a frame in two seconds"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the clips; by default a temporary one")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -248,6 +257,8 @@ def main() -> None:
             if not arguments.only or any(part in name for part in arguments.only):
                 path = make_clip(folder, size, encoder, minutes)
                 compare(name, path, minutes, rule, arguments.rounds, tiny)
+        for path in arguments.clip:
+            compare(os.path.basename(path), path, 1, {"fps": 0.5}, arguments.rounds, tiny)
 
 
 def platform_line() -> str:

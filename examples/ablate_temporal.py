@@ -175,6 +175,7 @@ def make_config(module: str) -> ValleyConfig:
 
 def pretrain_tower(scale: Scale) -> CLIPVisionModel:
     """Teaches a tower the colour of each patch, and by its first token which colours a frame has."""
+    torch.set_num_threads(1)  # matrices this small gain nothing from a second core; a second process does
     torch.manual_seed(0)
     tower = CLIPVisionModel(make_config("mean").vision_config)
     patch_head, frame_head = nn.Linear(WIDTH, len(COLOURS) + 1), nn.Linear(WIDTH, len(COLOURS))
@@ -239,7 +240,7 @@ def answer_logits(
 
 def train_and_test(folder: Path, module: str, uses_frame_tokens: bool, seed: int, scale: Scale) -> list[dict]:
     """One model; for each test clip and number of frames, whether it is right."""
-    torch.set_num_threads(1)  # matrices this small gain nothing from a second core; a second process does
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = ValleyForConditionalGeneration(make_config(module))
     data = torch.load(folder / "features.pt", mmap=True)

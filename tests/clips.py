@@ -3,6 +3,8 @@
 
 import itertools
 import os
+import struct
+import subprocess
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 
+FLAGS = "bicubic+full_chroma_int+full_chroma_inp+accurate_rnd"  # colours are interpolated, as on a screen
 BARS = 10  # binary digits of a frame's number, the highest first: numbers to 1023
 
 
@@ -81,4 +84,63 @@ def write_clip(
                 frame.pts, frame.time_base = round(times[number] * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return os.fspath(path)
+
+
+def run_ffmpeg(*arguments: str) -> bytes:
+    """Runs the ffmpeg program; gives what it prints."""
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    return subprocess.run([program, "-v", "error", "-y", *arguments], capture_output=True, check=True).stdout
+
+
+def pictures_of_ffmpeg(path: str, stream: str, width: int, height: int, *options: str) -> np.ndarray:
+    """Gives every picture of a file in order, (N, 3, height, width), as the ffmpeg program writes them."""
+    scale = f"scale={width}:{height}:flags={FLAGS},format=rgb24"
+    data = run_ffmpeg(
+        *options, "-i", path, "-map", stream, *"-fps_mode passthrough -f rawvideo -vf".split(), scale, "-"
+    )
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, height, width, 3).transpose(0, 3, 1, 2)
+
+
+def remux(path, target, options=None, change=lambda stream: None):
+    """Writes a clip's packets into another file, with the muxer's options."""
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options or {}) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        change(stream)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return str(target)
+
+
+def crop_mov(path: str | os.PathLike, left: int, top: int, right: int, bottom: int) -> str:
+    """Writes into an H.264 MOV or MP4, with its header at the end, how many pixels are not to be shown (`clap`)."""
+    data = bytearray(open(path, "rb").read())
+    at = data.index(b"avcC") - 4
+    width, height = struct.unpack_from(">HH", data, data.rindex(b"avc1", 0, at) + 28)
+    shown = width - left - right, 1, height - top - bottom, 1
+    box = struct.pack(">I4s4I", 40, b"clap", *shown) + struct.pack(">iIiI", left - right, 2, top - bottom, 2)
+    data[at:at] = box
+    for name in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        begin = data.rindex(name, 0, at) - 4
+        data[begin : begin + 4] = struct.pack(">I", struct.unpack_from(">I", data, begin)[0] + len(box))
+    with open(path, "wb") as file:
+        file.write(data)
+    return os.fspath(path)
+
+
+def call_all_keyframes(path: str | os.PathLike) -> str:
+    """Makes a MOV, MP4 or AVI say of each of its pictures that it needs no other."""
+    data = bytearray(open(path, "rb").read())
+    if b"idx1" in data:
+        for at in range(data.rindex(b"idx1") + 8, len(data) - 15, 16):
+            data[at + 4] |= 0x10
+    else:  # the table of keyframes; without it all are
+        at = data.index(b"stss")
+        data[at : at + 4] = b"free"
+    with open(path, "wb") as file:
+        file.write(data)
     return os.fspath(path)

@@ -11,13 +11,13 @@ import ast
 import contextlib
 import dataclasses
 import doctest
-import importlib.metadata
 import inspect
 import io
 import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -187,7 +187,7 @@ def test_paths_of_the_repository_exist(page):
 def test_commands_parse(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     makefile = (ROOT / "Makefile").read_text()
-    extras = importlib.metadata.metadata("transformers-valley").get_all("Provides-Extra")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for words in commands(page):
         program, *arguments = words
         if program == "make":

@@ -116,7 +116,7 @@ def test_kernels_of_attention_agree_with_sdpa(attention, dtype, valley):
     assert share(logits(model, inputs), expected) < (0.02 if dtype == torch.bfloat16 else 1e-3)
 
 
-@pytest.mark.parametrize(("attention", "dtype"), [FLASH, FLEX, ("sdpa_varlen", torch.float32)])
+@pytest.mark.parametrize(("attention", "dtype"), [FLASH, FLEX, ("sdpa", torch.float32)])
 def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(attention, dtype, valley, rows):
     processor, tolerance = AutoProcessor.from_pretrained(valley), 0.02 if dtype == torch.bfloat16 else 1e-3
     chosen = list(load_rows([rows]))[:3]

@@ -4,6 +4,7 @@
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,14 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"endpoint", "plots", "tables", "video_sources", "whole_files"},
-    {"configuration_valley", "video_files"},
-    {"modeling_valley", "video_decoding"},
+    {"endpoint", "plots", "tables", "video_cropping", "video_sources", "whole_files"},
+    {"configuration_valley", "video_packets"},
+    {"modeling_valley", "video_files"},
+    {"video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
     {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
-    {"training", "evaluation", "chat", "serving"},
+    {"training", "evaluation", "chat", "serving", "vllm_plugin"},
     {"demo"},
     {"__init__"},
 ]
@@ -29,6 +31,8 @@ MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
     "video_sources",
+    "video_cropping",
+    "video_packets",
     "video_files",
     "video_decoding",
     "video_processing_valley",
@@ -114,3 +118,10 @@ def test_every_file_says_its_license():
         assert path.read_text().startswith(
             "# Copyright 2026 The transformers_valley authors. Apache-2.0 license.\n"
         ), path
+
+
+@pytest.mark.parametrize("kind", [FutureWarning, DeprecationWarning])
+def test_what_we_call_is_not_deprecated(kind):
+    """Such a warning in our own code is an error in every test."""
+    with pytest.raises(kind):
+        warnings.warn_explicit("it goes", kind, "chat.py", 1, module="transformers_valley.chat")

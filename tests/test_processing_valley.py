@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from clips import write_clip
+from jinja2 import TemplateError
 from PIL import Image
 from tiny import NUM_PATCHES, random_frames, tiny_processor, tiny_tokenizer, tiny_valley
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -404,3 +405,15 @@ def test_visuals_are_joined_in_their_order_and_clips_padded_at_the_end_of_time(p
     torch.testing.assert_close(batch["pixel_values_videos"][1:], clip["pixel_values_videos"])
     torch.testing.assert_close(batch["pixel_values"], torch.cat([both["pixel_values"], picture["pixel_values"]]))
     assert join_visuals([text]) == {}
+
+
+@pytest.mark.parametrize("token", ["<image>", "<video>"])
+@pytest.mark.parametrize("as_blocks", [False, True])
+def test_engines_that_fill_in_the_template_themselves_refuse_a_spelt_placeholder(processor, token, as_blocks):
+    """vLLM does: it would put a visual there."""
+    text = f"What is {token}?"
+    content = [{"type": "text", "text": text}] if as_blocks else text
+    with pytest.raises(TemplateError, match=f"spells the special token {token}"):
+        processor.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=processor.chat_template, tokenize=False
+        )

@@ -1,11 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 
 import io
-import subprocess
-import sys
 from types import SimpleNamespace
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -183,7 +180,6 @@ def test_torchcodec_decoders():
         ({"end": 0}, ValueError, "end"),
         ({"frame_rate": 5}, ValueError, "its own times"),
         ({"on_error": "skip"}, ValueError, "on_error must be one of 'raise', 'partial', found 'skip'"),
-        ({"backend": "cv2"}, ValueError, "backend must be one of"),
         ({"num_threads": 0}, ValueError, "num_threads must be at least 1"),
     ],
 )
@@ -217,40 +213,6 @@ def test_sources_that_make_no_sense(source, error, message):
 def test_frames_without_times_cannot_be_cut_in_seconds():
     with pytest.raises(ValueError, match="give frame_rate"):
         sample_video(np.zeros((4, 3, 8, 8), np.uint8), start=1)
-
-
-@pytest.mark.parametrize("name", ["clip.mp4", "turned.mp4", "wide_pixels.mp4", "variable.mp4"])
-def test_torchcodec_gives_the_same_frames(name, folder):
-    try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, RuntimeError, OSError):
-        pytest.skip("torchcodec, or FFmpeg's shared libraries, are not here")
-    frames = [picture for i in range(60) for picture in [numbered_frame(i, 96, 64)]]
-    times = [i * i / 500 for i in range(60)] if name == "variable.mp4" else None
-    path = write_clip(folder / f"plain_{name}", frames, times=times)
-    if name in ("turned.mp4", "wide_pixels.mp4"):
-        turned = folder / name
-        options = (
-            ["-display_rotation", "90"] if name == "turned.mp4" else ["-i", path, "-c", "copy", "-aspect", "16:9"]
-        )
-        options += ["-i", path, "-c", "copy"] if name == "turned.mp4" else []
-        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *options, turned], check=True)
-        path = turned
-    for rule in ({"fps": 3}, {"num_frames": 8}, {"num_frames": 4, "start": 1, "end": 2}):
-        ours, theirs = sample_video(path, **rule), sample_video(path, backend="torchcodec", **rule)
-        assert theirs.metadata["video_backend"] == "torchcodec"
-        assert ours.frames.shape == theirs.frames.shape
-        assert ours.timestamps == pytest.approx(theirs.timestamps, abs=1e-3)
-        if name != "turned.mp4":
-            assert list(map(read_number, ours.frames)) == list(map(read_number, theirs.frames))
-        assert (ours.frames.int() - theirs.frames.int()).abs().float().mean() < 3  # its colours are not interpolated
-
-
-def test_torchcodec_that_is_not_there_says_what_to_do(clip, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(ImportError, match="pip install torchcodec.*backend='pyav' needs neither"):
-        sample_video(clip, backend="torchcodec")
 
 
 def test_a_transform_sees_every_frame_as_it_leaves(clip):

@@ -241,7 +241,7 @@ def fuzz(
 def clips(tmp_path_factory) -> dict[str, bytes]:
     """Small clips of many containers and codecs, and what is small in the shared folder."""
     import av  # here, because a child imports this module too and starts sooner without them
-    from clips import numbered_frame, write_clip
+    from clips import call_all_keyframes, crop_mov, numbered_frame, remux, write_clip
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("clips")
@@ -254,6 +254,11 @@ def clips(tmp_path_factory) -> dict[str, bytes]:
     write_clip(folder / "mpeg2.mpg", frames, codec="mpeg2video")
     write_clip(folder / "vp9.webm", frames, codec="libvpx-vp9", bframes=0, options={"deadline": "realtime"})
     write_clip(folder / "hevc.mp4", frames, codec="libx265")
+    write_clip(folder / "h264.flv", frames)
+    call_all_keyframes(write_clip(folder / "keyframes.avi", frames, codec="wmv2", bframes=0, gop=10))
+    call_all_keyframes(write_clip(folder / "keyframes.mov", frames, codec="mpeg4", gop=10))
+    crop_mov(write_clip(folder / "cropped.mov", frames), 4, 4, 8, 6)
+    remux(folder / "cropped.mov", folder / "cropped.mkv")
     with av.open(folder / "bframes.mp4") as whole:
         with av.open(folder / "fragments.mp4", "w", options={"movflags": "frag_keyframe+empty_moov"}) as pieces:
             stream = pieces.add_stream_from_template(whole.streams.video[0])

@@ -12,7 +12,7 @@ import torch
 import transformers
 from packaging.version import Version
 from transformers import DynamicCache, PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation import BaseStreamer
 
 from .processing_valley import ValleyProcessor, iter_visuals, trim_answer
 

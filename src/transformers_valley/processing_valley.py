@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
 
 from .configuration_valley import SPECIAL_TOKENS, add_special_tokens, count_patches
 from .video_processing_valley import ValleyVideoProcessor, ValleyVideoProcessorKwargs, flatten_clips
@@ -102,7 +103,9 @@ class ValleyProcessor(ProcessorMixin):
         vars(self).pop("auto_map", None)  # it is about the folder, and loading one leaves it out too
         return saved
 
-    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Unpack[ProcessingKwargs]
+    ) -> BatchFeature:
         """
         Args:
             images:

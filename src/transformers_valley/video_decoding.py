@@ -15,20 +15,23 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, BinaryIO, Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from .video_files import Clip, Rows, Timeline, decode
+from .video_files import FrameBuffer, decode
+from .video_packets import FLOAT32_ERROR, Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
     Pictures,
+    SharedFile,
     VideoDecodeError,
     VideoSegment,
     download_video,
     load_image,
+    lock_of,
     resolve,
     unwrap_segment,
 )
@@ -47,11 +50,13 @@ __all__ = [
     "sample_video",
     "scale_frame",
     "uniform_indices",
+    "use_one_thread_in_forks",
 ]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FPS = 0.5  # one frame every two seconds, as the paper samples
+HALF_TICK = 0.0005  # seconds; of an unknown clock
 MAX_SAMPLED_FRAMES = 100_000  # timestamps may claim that a clip lasts for years
 
 
@@ -88,7 +93,6 @@ def sample_video(
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     on_error: Literal["raise", "partial"] = "raise",
     num_threads: int | None = None,
-    backend: Literal["auto", "pyav", "torchcodec"] = "auto",
 ) -> SampledVideo:
     """Takes frames out of a clip, evenly in time (`fps`) or a fixed number of them (`num_frames`).
 
@@ -120,8 +124,6 @@ def sample_video(
             for the clip, and `num_lost`.
         num_threads (`int`, *optional*): decoders that may work side by side on a file. By default
             `available_threads()`, and fewer where pictures are large or the work is small.
-        backend (`str`, *optional*, defaults to `"auto"`): what decodes files, `"pyav"` or `"torchcodec"`. `"auto"` is
-            PyAV, which was faster on every clip of `benchmarks/video_sampling.py` but that in AV1 (0.95 of its time).
 
     Returns:
         [`SampledVideo`]
@@ -136,9 +138,9 @@ def sample_video(
     frame_rate = _check_seconds("frame_rate", frame_rate, positive=True)
     num_threads = check_count("num_threads", num_threads)
     _check_choice("on_error", on_error, ("raise", "partial"))
-    _check_choice("backend", backend, ("auto", "pyav", "torchcodec"))
     if size is not None and transform is not None:
         raise ValueError(f"Both size={size} and a transform are given; choose one.")
+    use_one_thread_in_forks()
     with contextlib.ExitStack() as stack:
         source, name = resolve(source, stack)
         if size is not None:
@@ -151,7 +153,7 @@ def sample_video(
             )
         if hasattr(source, "get_frames_played_at"):
             return _sample_torchcodec(source, name, rule, transform)
-        return _sample_file(source, name, rule, transform, on_error, num_threads or available_threads(), backend)
+        return _sample_file(source, name, rule, transform, on_error, num_threads or available_threads())
 
 
 def count_sampled_frames(
@@ -194,6 +196,17 @@ def available_threads() -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), cores))
+
+
+@cache
+def use_one_thread_in_forks() -> None:
+    """
+    Sets torch to one thread in processes that are forked from this one, such as those of `datasets.map(num_proc=2)`.
+
+    A fork has none of the threads that torch has started and would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def uniform_indices(n: int, num_frames: int) -> np.ndarray:
@@ -276,11 +289,11 @@ class SamplingRule:
             raise VideoDecodeError(name, f"start={start} is past its end; it lasts {length:.3f} seconds.")
         return start, length if self.end is None else min(self.end, length)
 
-    def times(self, length: float, name: str) -> np.ndarray:
-        """Gives the seconds at which to look at a clip of `length` seconds."""
+    def times(self, length: float, name: str, rounded_by: float = 0.0) -> np.ndarray:
+        """Gives the seconds at which to look at a clip of `length` seconds, which may be rounded up by some."""
         start, end = self.window(length, name)
         fps = DEFAULT_FPS if self.fps is None else self.fps
-        count = max(1, math.ceil((end - start) * fps - 1e-6))
+        count = max(1, math.ceil((end * (1 - FLOAT32_ERROR) - rounded_by - start) * fps - 1e-6))
         if self.max_frames is None or count <= self.max_frames:
             if count > MAX_SAMPLED_FRAMES:
                 raise VideoDecodeError(name, f"fps={fps} takes {count} frames; lower it or set max_frames.")
@@ -298,9 +311,10 @@ class SamplingRule:
     ) -> np.ndarray:
         """Gives which of `count` pictures are wanted; `begins` and `length`, in seconds, say when they appear."""
         if begins is not None and self.num_frames is not None:
-            return self.positions(begins, self.window(length, name), name)
+            start, end = self.window(length, name)
+            return self.positions(begins, (_just_after(start), end - (_just_after(end) - end)), name)
         if begins is not None:
-            return np.searchsorted(begins, self.times(length, name) + 1e-9, side="right") - 1
+            return np.searchsorted(begins, _just_after(self.times(length, name)), side="right") - 1
         if self.start is not None or self.end is not None:
             raise VideoDecodeError(name, "start and end cut a clip in seconds, but it has no times; give frame_rate.")
         if self.num_frames:
@@ -314,6 +328,11 @@ class SamplingRule:
             reason = f"num_frames={self.num_frames!r} takes {count} frames, more than {MAX_SAMPLED_FRAMES}."
             raise VideoDecodeError(name, reason)
         return np.arange(n) if self.num_frames == "all" else uniform_indices(n, self.num_frames)
+
+
+def _just_after(seconds: Any) -> Any:
+    """Moments that may have been kept as float32, so late that they do not fall short of the frame they name."""
+    return seconds * (1 + FLOAT32_ERROR) + 1e-9
 
 
 def check_count(name: str, value: Any) -> int | None:
@@ -364,9 +383,9 @@ def _sample_pictures(
         begins = [i / frame_rate for i in range(pictures.count)]
         length = pictures.count / frame_rate
     indices = rule.picture_indices(pictures.count, begins, length, name).tolist()
-    rows = Rows(len(indices), transform, name)
-    shown, size = _load_pictures(pictures, indices, rows, on_error)
-    frames = rows.finish(shown)
+    buffer = FrameBuffer(len(indices), transform, name)
+    shown, size = _load_pictures(pictures, indices, buffer, on_error)
+    frames = buffer.finish(shown)
     kept = [index for index in shown if index is not None]
     return SampledVideo(
         frames,
@@ -377,19 +396,19 @@ def _sample_pictures(
 
 
 def _load_pictures(
-    pictures: Pictures, indices: list[int], rows: Rows, on_error: str
+    pictures: Pictures, indices: list[int], buffer: FrameBuffer, on_error: str
 ) -> tuple[list[int | None], tuple[int, int]]:
     """Loads each chosen frame once; gives which could be, and the (width, height) of the first before resizing."""
     shape, loaded, shown = None, {}, []
-    for row, index in enumerate(indices):
+    for slot, index in enumerate(indices):
         if index not in loaded:
             try:
-                picture = _to_tensor(pictures.load(index), rows.name)
+                picture = _to_tensor(pictures.load(index), buffer.name)
                 shape = shape or picture.shape
                 if picture.shape != shape:
                     found, expected = f"{picture.shape[2]}x{picture.shape[1]}", f"{shape[2]}x{shape[1]}"
-                    raise VideoDecodeError(rows.name, f"frame {index} is {found}, the first {expected}.")
-                rows.put(row, picture)
+                    raise VideoDecodeError(buffer.name, f"frame {index} is {found}, the first {expected}.")
+                buffer.put(slot, picture)
                 loaded[index] = index
             except VideoDecodeError:
                 if on_error == "raise":
@@ -442,30 +461,34 @@ def scale_frame(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def _sample_file(
-    source: str | BinaryIO,
+    source: str | SharedFile,
     name: str,
     rule: SamplingRule,
     transform: Callable | None,
     on_error: str,
     num_threads: int,
-    backend: str,
 ) -> SampledVideo:
     with contextlib.closing(Clip(source, name)) as clip:
-        timeline = Timeline.read(clip, count=rule.num_frames is not None or backend == "torchcodec")
-        missing = _seconds_missing(clip, timeline, rule)
-        if missing and on_error == "raise":
-            raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
-        ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
-        if clip.disordered or (timeline.assumed and shown != ticks and None not in shown):
-            clip.in_order |= clip.disordered
-            timeline = Timeline.read(clip, count=rule.num_frames is not None, assume=False)
-            ticks, rows, shown = _decode_window(clip, timeline, rule, transform, num_threads, backend)
+        assume = True
+        while True:
+            timeline = Timeline.read(clip, rule.num_frames is not None, assume)
+            missing = _seconds_missing(clip, timeline, rule)
+            if missing and on_error == "raise":
+                raise VideoDecodeError(name, f"it is cut off: {missing}. on_error='partial' takes what is there.")
+            ticks = _wanted_ticks(timeline, rule, name)
+            buffer = FrameBuffer(len(ticks), transform, name)
+            known = clip.in_order, clip.false_keyframes
+            shown = decode(clip, ticks, buffer, timeline, num_threads)
+            uneven = timeline.assumed and shown != ticks and None not in shown
+            if (clip.in_order, clip.false_keyframes) == known and not uneven:
+                break
+            assume = False
         if None in shown and on_error == "raise":
-            row = shown.index(None)
+            slot = shown.index(None)
             reason = f"{shown.count(None)} of the {len(shown)} frames wanted are damaged, the first one at "
-            reason += f"{timeline.seconds(ticks[row]):.1f} s. on_error='partial' leaves them out."
+            reason += f"{timeline.seconds(ticks[slot]):.1f} s. on_error='partial' leaves them out."
             raise VideoDecodeError(name, "it is encrypted." if clip.encrypted else reason)
-        frames = rows.finish(shown)
+        frames = buffer.finish(shown)
         if missing:
             logger.warning("%s is cut off: %s.", name, missing)
         kept = [pts for pts in shown if pts is not None]
@@ -475,20 +498,8 @@ def _sample_file(
             total, indices = clip.stream.frames or None, [round(time * (rate or 0)) for time in times]
         else:
             total, indices = len(timeline.shown), [bisect_left(timeline.shown, pts) for pts in kept]
-        backend = "torchcodec" if backend == "torchcodec" else "pyav"
-        about = _metadata(total, rate, rows.shown_size, timeline.seconds(timeline.stop), backend, indices)
+        about = _metadata(total, rate, buffer.shown_size, timeline.seconds(timeline.stop), "pyav", indices)
         return SampledVideo(frames, times, about, _count_lost(shown, name))
-
-
-def _decode_window(
-    clip: Clip, timeline: Timeline, rule: SamplingRule, transform: Callable | None, num_threads: int, backend: str
-) -> tuple[list[int], Rows, list[int | None]]:
-    """Gives the moments wanted, the frames at them, and when those appeared, all in ticks."""
-    ticks = _wanted_ticks(timeline, rule, clip.name)
-    rows = Rows(len(ticks), transform, clip.name)
-    if backend == "torchcodec":
-        return ticks, rows, _decode_with_torchcodec(clip, ticks, rows, timeline)
-    return ticks, rows, decode(clip, ticks, rows, timeline, num_threads)
 
 
 def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str | None:
@@ -502,46 +513,12 @@ def _seconds_missing(clip: Clip, timeline: Timeline, rule: SamplingRule) -> str 
 def _wanted_ticks(timeline: Timeline, rule: SamplingRule, name: str) -> list[int]:
     """Gives the moments to look at, in ticks of the stream's clock."""
     if rule.num_frames is None:
-        return [timeline.tick(second) for second in rule.times(timeline.seconds(timeline.stop), name)]
+        rounded_by = 2 * timeline.tolerance * float(timeline.tick_seconds)  # the last frame's time and its length
+        times = rule.times(timeline.seconds(timeline.stop), name, rounded_by)
+        return [timeline.tick(second) for second in times]
     start, end = rule.window(timeline.seconds(timeline.stop), name)
     window = timeline.tick(start), min(timeline.tick_after(end), timeline.stop)
     return [int(timeline.shown[i]) for i in rule.positions(timeline.shown, window, name)]
-
-
-def _decode_with_torchcodec(clip: Clip, ticks: list[int], rows: Rows, timeline: Timeline) -> list[int]:
-    """Takes what is on screen at `ticks` from torchcodec, where the clip itself has been opened and found good.
-
-    torchcodec alone would follow a playlist to other files and addresses.
-    """
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:  # it is not installed, or finds no FFmpeg on the system
-        raise ImportError(
-            "backend='torchcodec' needs the package torchcodec (`pip install torchcodec`) and FFmpeg's shared "
-            "libraries (from the system's packages). backend='pyav' needs neither."
-        ) from error
-    if not isinstance(clip.source, str):
-        clip.source.seek(0)
-    aspect = float(clip.pixel_aspect())
-    indices = [max(0, bisect_right(timeline.shown, tick) - 1) for tick in ticks]
-    shown = [int(timeline.shown[index]) for index in indices]
-    try:
-        decoder = VideoDecoder(clip.source, stream_index=clip.stream.index, num_ffmpeg_threads=1)
-        turned = (decoder.metadata.rotation or 0) % 180 != 0
-        for first in range(0, len(indices), 8):  # never many pictures of the stored size at once
-            batch = decoder.get_frames_at(indices[first : first + 8])
-            expected = [float(pts * clip.stream.time_base) for pts in shown[first : first + 8]]
-            if not clip.in_order and not np.allclose(batch.pts_seconds, expected, rtol=0, atol=1e-3):
-                raise ValueError("it counts other frames than those displayed")
-            height, width = batch.data.shape[2:]
-            width, height = (width, round(height * aspect)) if turned else (round(width * aspect), height)
-            rows.shown_size = (width, height)
-            for row, picture in enumerate(batch.data, first):
-                rows.put(row, scale_frame(picture, width, height))
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = f"torchcodec cannot decode it ({str(error).strip().partition(chr(10))[0]}); try backend='pyav'."
-        raise VideoDecodeError(clip.name, reason) from error
-    return shown
 
 
 def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: Callable | None) -> SampledVideo:
@@ -550,17 +527,20 @@ def _sample_torchcodec(decoder: Any, name: str, rule: SamplingRule, transform: C
     begin, total, rate = about.begin_stream_seconds or 0.0, about.num_frames, about.average_fps
     length = about.end_stream_seconds - begin
     if rule.num_frames is None:
-        wanted, take = (begin + rule.times(length, name)).tolist(), decoder.get_frames_played_at
+        # Its clock is not known; most that round do so to milliseconds. It refuses to look at the very end.
+        times = np.minimum(rule.times(length, name, HALF_TICK) + HALF_TICK, max(0.0, length - 1e-6))
+        wanted, take = (begin + times).tolist(), decoder.get_frames_played_at
     else:
-        wanted = rule.positions([i / rate for i in range(total)], rule.window(length, name), name).tolist()
+        wanted = rule.picture_indices(total, [i / rate for i in range(total)], length, name).tolist()
         take = decoder.get_frames_at
-    rows, times = Rows(len(wanted), transform, name), []
+    buffer, times = FrameBuffer(len(wanted), transform, name), []
     for first in range(0, len(wanted), 8):  # never many pictures of the stored size at once
-        batch = take(wanted[first : first + 8])
+        with lock_of(decoder):
+            batch = take(wanted[first : first + 8])
         pictures = batch.data if batch.data.shape[1] == 3 else batch.data.permute(0, 3, 1, 2)
-        for row, picture in enumerate(pictures.cpu(), first):
-            rows.put(row, picture)
+        for slot, picture in enumerate(pictures.cpu(), first):
+            buffer.put(slot, picture)
         times += [float(seconds) - begin for seconds in batch.pts_seconds]
     indices = [round(time * rate) for time in times] if rule.num_frames is None else wanted
     about = _metadata(total, rate, (about.width, about.height), length, "torchcodec", indices)
-    return SampledVideo(rows.finish(wanted), times, about)
+    return SampledVideo(buffer.finish(wanted), times, about)

@@ -21,6 +21,7 @@ from .video_decoding import (
     check_count,
     count_sampled_frames,
     sample_video,
+    use_one_thread_in_forks,
 )
 from .video_sources import check_picture_size, is_frame, unwrap_segment
 
@@ -126,6 +127,7 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         elif rule.fps is not None:
             kwargs["num_frames"] = None
         super().__init__(**kwargs)
+        use_one_thread_in_forks()
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """

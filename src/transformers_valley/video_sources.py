@@ -31,12 +31,14 @@ __all__ = [
     "MAX_PIXELS",
     "PICTURE_FORMATS",
     "Pictures",
+    "SharedFile",
     "VideoDecodeError",
     "VideoSegment",
     "check_picture_size",
     "download_video",
     "is_frame",
     "load_image",
+    "lock_of",
     "pillow_errors",
     "resolve",
     "to_rgb",
@@ -95,6 +97,64 @@ class VideoSegment:
         """What is given, but for the source."""
         values = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         return {name: value for name, value in values.items() if value is not None}
+
+
+class SharedFile(io.BufferedIOBase):
+    """
+    A view of a file object, with a position of its own: clips of one batch, in threads, may come from one object.
+
+    Args:
+        file (binary file object): can seek, and stays open.
+
+    Attributes:
+        error (`BaseException`, *optional*): the last one that the file object raised.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.position, self.error = file, 0, None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[BinaryIO]:
+        with lock_of(self.file):
+            try:
+                yield self.file
+            except BaseException as error:
+                self.error = error
+                raise
+
+    def read(self, size: int = -1) -> bytes:
+        with self._file() as file:
+            if file.tell() != self.position:
+                file.seek(self.position)
+            data = file.read(size)
+        self.position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END:
+            with self._file() as file:
+                file.seek(offset, whence)
+                self.position = file.tell()
+        else:
+            self.position = offset + (self.position if whence == io.SEEK_CUR else 0)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+
+_LOCKS = [threading.RLock() for _ in range(64)]
+
+
+def lock_of(shared: Any) -> threading.RLock:
+    """The lock to hold while one object, which knows no threads, is read; now and then two objects share one."""
+    return _LOCKS[id(shared) // 16 % len(_LOCKS)]
 
 
 _SOURCE_KEYS = ("bytes", "path", "url", "video")
@@ -178,7 +238,7 @@ def load_image(image: Any) -> Any:
     if isinstance(image, Mapping):
         image = next((image[key] for key in ("bytes", "path") if image.get(key) is not None), None)
     if _is_pil(image):
-        with pillow_errors(name := getattr(image, "filename", "") or "<image>"):
+        with lock_of(image), pillow_errors(name := getattr(image, "filename", "") or "<image>"):
             return to_rgb(image, name)
     with contextlib.ExitStack() as stack:
         file, name = _locate(image, stack)
@@ -186,8 +246,13 @@ def load_image(image: Any) -> Any:
             return to_rgb(_open_picture(file, stack), name)
 
 
-def _locate(source: Any, stack: contextlib.ExitStack) -> tuple[str | BinaryIO, str]:
+def _locate(source: Any, stack: contextlib.ExitStack) -> tuple[str | SharedFile, str]:
     """Turns what leads to one file into its path or an open file, and a name for messages."""
+    file, name = _find(source, stack)
+    return file if isinstance(file, str) else SharedFile(file), name
+
+
+def _find(source: Any, stack: contextlib.ExitStack) -> tuple[str | BinaryIO, str]:
     if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", source, re.IGNORECASE):
         return _locate_url(source, stack)
     if isinstance(source, str | os.PathLike):
@@ -268,18 +333,16 @@ def _check_path(path: str) -> str:
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:
-    """Gives a file object at its beginning; one that cannot go back is read into memory."""
+    """Gives a file object that can go back; one that cannot is read into memory."""
     if isinstance(file, io.TextIOBase):
         raise TypeError("The file is open in text mode; open it with mode 'rb'.")
     if hasattr(file, "seekable") and file.seekable():
-        file.seek(0)
         return file
     content = io.BytesIO()
     while piece := file.read(2**20):  # a raw stream gives less than it is asked for
         content.write(piece)
         if content.tell() > MAX_DOWNLOAD_BYTES:
             raise VideoDecodeError(str(file), f"the stream is larger than {MAX_DOWNLOAD_BYTES} bytes.")
-    content.seek(0)
     return content
 
 
@@ -295,6 +358,7 @@ def download_video(
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     timeout: float = 30.0,
     max_seconds: float = MAX_DOWNLOAD_SECONDS,
+    max_redirects: int = MAX_REDIRECTS,
 ) -> None:
     """Downloads an http(s) URL to `path`.
 
@@ -310,6 +374,7 @@ def download_video(
         max_bytes (`int`, *optional*, defaults to 2 GiB): larger files are refused.
         timeout (`float`, *optional*, defaults to 30): seconds to wait for the connection and for each piece.
         max_seconds (`float`, *optional*, defaults to 600): seconds for the whole download, redirects included.
+        max_redirects (`int`, *optional*, defaults to 5): how often an address may lead to another one.
 
     Raises:
         `VideoDecodeError`: the address is refused, or the server, the network or the size is in the way.
@@ -325,7 +390,7 @@ def download_video(
         deadline.start()
         try:
             address = httpx2.URL(url)
-            for _ in range(MAX_REDIRECTS + 1):
+            for _ in range(max_redirects + 1):
                 with contextlib.ExitStack() as stack:
                     response = _get(client, address, url, allow_local, stack)
                     if response.has_redirect_location:
@@ -495,6 +560,8 @@ def _pictures_in(file: str | BinaryIO, name: str, stack: contextlib.ExitStack) -
         with pillow_errors(name):
             image = _open_picture(file, stack)
     except VideoDecodeError as error:
+        if isinstance(file, SharedFile) and file.error is not None:  # that says nothing about the picture
+            raise file.error from None
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
         image = None
@@ -508,25 +575,32 @@ def _pictures_in(file: str | BinaryIO, name: str, stack: contextlib.ExitStack) -
 def _pictures_from_image(image: Any, name: str) -> Pictures:
     """A still, or an animation: each of its pictures builds on the one before, so the image stays open."""
     seconds = []
-    with pillow_errors(name):
+    with lock_of(image), pillow_errors(name):
         first, end = _find_animation(image)
         if end - first > MAX_PICTURES:
             raise ValueError(f"it has {end - first} pictures; the limit is {MAX_PICTURES}")
         for index in range(first, end) if end - first > 1 else ():
-            image.seek(index)
+            _go_to(image, index)
             image.load()
             seconds.append((image.info.get("duration") or 100) / 1000)
 
     def load(i: int) -> Any:
-        with pillow_errors(name):
+        with lock_of(image), pillow_errors(name):
             if seconds:
-                image.seek(first + i)
+                _go_to(image, first + i)
             return to_rgb(image, name)
 
     if not seconds:
         return Pictures(1, load, "images")
     ends = np.cumsum(seconds).tolist()
     return Pictures(len(seconds), load, "images", [0.0, *ends[:-1]], ends[-1])
+
+
+def _go_to(image: Any, index: int) -> None:
+    if image.format == "PNG" and index < image.tell():  # Pillow goes back in an APNG only from its last picture
+        image.seek(image.n_frames - 1)
+        image.load()
+    image.seek(index)
 
 
 def _find_animation(image: Any) -> tuple[int, int]:
@@ -594,11 +668,13 @@ def check_picture_size(width: int, height: int, name: str) -> None:
 @contextlib.contextmanager
 def pillow_errors(name: str) -> Iterator[None]:
     """Turns all that Pillow raises for corrupt files into a `VideoDecodeError`."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         yield
     except VideoDecodeError:
         raise
+    except UnidentifiedImageError as error:  # its message is about Python's object
+        raise VideoDecodeError(name, f"not a readable image: none of {', '.join(PICTURE_FORMATS)}.") from error
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError, EOFError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(name, f"not a readable image ({error or type(error).__name__}).") from error

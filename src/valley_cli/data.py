@@ -76,7 +76,7 @@ def check(
 @app.command(
     epilog=examples(
         "valley data stats rows.jsonl",
-        "valley data stats examples/mixtures/stage2.yaml --model path/to/valley --max-length 2048",
+        "valley data stats examples/mixtures/stage2.yaml --model path/to/valley --max-length 2048 --plot stats.png",
     )
 )
 def stats(
@@ -84,16 +84,48 @@ def stats(
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them into this picture.", metavar="FILE")] = None,
 ) -> None:
-    """Count rows, clips, images, turns and, with --model, tokens of each source. No clip is decoded."""
+    """Count rows, clips, images, turns, words and, with --model, tokens of each source. No clip is decoded."""
     with needs_datasets():
         from transformers_valley.data import load_rows
-        from transformers_valley.data.statistics import count_sources, describe_sources
+        from transformers_valley.data.statistics import count_sources, describe_sources, draw_sources
 
+    check_output(plot)
     if max_length is not None and model is None:
         raise ValueError("Whether a row is longer than --max-length, its tokenizer knows: give --model, too.")
     rows = load_rows(files, folders_of(media_root))
-    typer.echo(describe_sources(count_sources(rows, processor_of(model)), max_length))
+    found = count_sources(rows, processor_of(model))
+    typer.echo(describe_sources(found, max_length))
+    if plot is not None:
+        draw_sources(found, plot, max_length)
+
+
+@app.command(
+    epilog=examples(
+        "valley data show rows.jsonl --media-root clips -o rows.html",
+        "valley data show packed -o rows.html --num-rows 200",
+    )
+)
+def show(
+    files: Files,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")],
+    media_root: MediaRoot = None,
+    model: Annotated[
+        str | None, typer.Option(help="The checkpoint to train: how it samples clips.", metavar="CKPT")
+    ] = None,
+    num_rows: Annotated[int, typer.Option(help="Rows on it, spread over all.", metavar="NUMBER", min=1)] = 100,
+) -> None:
+    """Write a page to look at in a browser: rows as training sees them, with frames, times and a filter."""
+    with needs_datasets():
+        from transformers_valley.data import load_rows
+        from transformers_valley.data.show import write_page
+    from transformers_valley.video_processing_valley import ValleyVideoProcessor
+
+    check_output(output)
+    processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
+    count = write_page(load_rows(files, folders_of(media_root)), output, processor, num_rows)
+    typer.echo(f"{output}: {count} rows")
 
 
 @app.command(
@@ -170,6 +202,123 @@ def pack(
     for entry in bad:
         typer.echo(f"left out: row {entry['id']!r} of {entry['source']!r}: {entry['file'] or ''} {entry['reason']}")
     typer.echo(f"{output}: {made} files were made of part {shard}, {len(bad)} of {len(rows)} rows are left out")
+
+
+@app.command(
+    name="filter",
+    epilog=examples(
+        "valley data filter results_2M_train.csv -o valley_702k.jsonl --workers 8",
+        "valley data filter captions.jsonl -o chosen.jsonl --most 50",
+    ),
+)
+def filter_captions(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of captions: WebVid's, or `video`, `caption`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
+    least: Annotated[int, typer.Option(help="Pass over noun phrases of fewer captions.", metavar="NUMBER")] = 3,
+    most: Annotated[int, typer.Option(help="Captions drawn for a more frequent phrase.", metavar="NUMBER")] = 100,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", metavar="NUMBER")] = 42,
+    language_model: Annotated[
+        str, typer.Option(help="The pipeline of spaCy that finds noun phrases.", metavar="NAME")
+    ] = "en_core_web_sm",
+    workers: Annotated[int, typer.Option(help="Processes, of about 0.7 GB each.", metavar="NUMBER", min=1)] = 1,
+) -> None:
+    """Choose captions as the paper chose Valley-702k: balanced by noun phrases, with a question to each."""
+    with needs_datasets():
+        from transformers_valley.data.build import phrases
+        from transformers_valley.data.build.valley_702k import select_captions
+
+    check_output(output)
+    found = select_captions(file, output, phrases.NounPhrases(language_model, workers), least, most, seed)
+    if found.unread:
+        typer.echo(f"{found.unread} records are no captions. The first: {found.first_error}")
+    typer.echo(
+        f"{output}: {found.chosen} of {found.captions} captions. Of {found.phrases} noun phrases {found.rare} are too "
+        f"rare, and {found.frequent} have more than {most} captions."
+    )
+
+
+@app.command(
+    epilog=examples(
+        "valley data build captions.csv -o instruct.jsonl --server http://localhost:8000/v1",
+        "valley data build captions.csv -o instruct.jsonl --server-model gpt-4o --limit 100",
+    )
+)
+def build(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of `video`, `caption` and perhaps `title`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server that writes.", metavar="URL", show_default="OpenAI's"),
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Captions, to try it.", metavar="NUMBER", min=1)] = None,
+    attempts: Annotated[int, typer.Option(help="For each caption.", metavar="NUMBER", min=1)] = 2,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the model.", metavar="NUMBER", show_default="the server's")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+    seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
+) -> None:
+    """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
+    with needs_datasets():
+        from transformers_valley.data.build.valley_instruct import build_instructions
+    from transformers_valley.endpoint import Endpoint
+
+    check_output(output)
+    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    request = {} if temperature is None else {"temperature": temperature}
+    built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
+    for kind in built.rows | built.rejected:
+        typer.echo(f"{kind}: {built.rows[kind]} rows, {built.rejected[kind]} rejected")
+    for reason, count in built.reasons.most_common(5):
+        typer.echo(f"  {count} times: {reason}")
+    if built.unread:
+        typer.echo(f"{built.unread} records are no captions")
+    totals = endpoint.totals
+    typer.echo(
+        f"{output}: {built.rows.total()} rows, {built.rejected.total()} rejected; {totals.sent} requests were sent, "
+        f"{totals.cached} known, {totals.prompt_tokens + totals.completion_tokens} tokens"
+    )
+
+
+@app.command(
+    epilog=examples(
+        "valley data judge instruct.jsonl --captions captions.csv -o clean.jsonl --server http://localhost:8000/v1",
+    )
+)
+def judge(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Rows that were written from captions.")],
+    captions: Annotated[str, typer.Option(help="The captions, as for `valley data build`.", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of clean rows.", metavar="FILE")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server that judges.", metavar="URL", show_default="OpenAI's"),
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+) -> None:
+    """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
+    with needs_datasets():
+        from transformers_valley.data.build.hallucinations import check_hallucinations
+    from transformers_valley.endpoint import Endpoint
+
+    check_output(output)
+    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    found = check_hallucinations(file, captions, output, endpoint)
+    for words, count in found.objects.most_common(10):
+        typer.echo(f"  {count} times: {words}")
+    typer.echo(
+        f"{output}: {found.marked} of {found.marked + found.clean} rows speak of objects that their captions do not "
+        f"support, {found.undecided} undecided; these are in {output}.marked.jsonl"
+    )
 
 
 # --- what the commands share ---

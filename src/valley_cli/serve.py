@@ -18,6 +18,10 @@ EPILOG = examples(
 
 def serve(
     checkpoint: Checkpoint,
+    engine: Annotated[
+        Literal["auto", "vllm", "transformers"],
+        typer.Option(help="What answers; auto is vLLM where it is installed and there is a GPU."),
+    ] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "localhost",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, metavar="NUMBER")] = 8000,
     allow_local_files: Annotated[
@@ -28,8 +32,11 @@ def serve(
         ),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(help="Most requests that are answered together.", min=1, metavar="NUMBER")
-    ] = 8,
+        int | None,
+        typer.Option(
+            help="Most requests that are answered together; by default 8, of vLLM its own.", min=1, metavar="NUMBER"
+        ),
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(help="What clients must send as their key.", envvar="VALLEY_API_KEY", metavar="KEY"),
@@ -45,8 +52,29 @@ def serve(
     quantization: Annotated[
         Literal["bnb-4bit", "bnb-8bit"] | None, typer.Option(help="Load the weights in fewer bits.")
     ] = None,
+    vllm_args: Annotated[str, typer.Option(help="More options of `vllm serve`, in quotes.", metavar="OPTIONS")] = "",
 ) -> None:
     """Answer requests of OpenAI's clients about clips and images."""
+    if engine != "transformers":
+        from transformers_valley.vllm_plugin import command
+
+        if engine == "vllm" or command.is_ready(device, attn_implementation):
+            command.serve(
+                checkpoint,
+                host=host,
+                port=port,
+                folders=allow_local_files or (),
+                max_batch=max_batch,
+                api_key=api_key,
+                allowed_hosts=allowed_host or (),
+                device=device,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                quantization=quantization,
+                more=vllm_args,
+            )
+    if vllm_args:
+        raise ValueError("--vllm-args are for --engine vllm, and this is the server of transformers-valley itself.")
     from transformers_valley.serving.server import serve as serve_checkpoint
 
     serve_checkpoint(
@@ -54,7 +82,7 @@ def serve(
         host=host,
         port=port,
         folders=allow_local_files or (),
-        max_batch=max_batch,
+        max_batch=max_batch or 8,
         api_key=api_key,
         allowed_hosts=allowed_host or (),
         compile=compile,

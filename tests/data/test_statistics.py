@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_valley.data import load_rows
@@ -29,14 +30,24 @@ def test_rows_clips_images_and_tokens_are_counted(clip, processor, tmp_path, mon
         "rows": 2,
         "clips": 1,
         "images": 1,
+        "missing": 1,
         "turns": 2,
+        "words an answer": 4.0,
         "mean tokens": sum(lengths[:2]) / 2,
         "median tokens": sum(lengths[:2]) / 2,
         "most tokens": max(lengths[:2]),
+        "unknown": "0.00%",
         "too long": sum(length > lengths[0] for length in lengths[:2]),
     }
     assert counts["b"].lengths == lengths[2:]
-    assert count_sources(rows)["b"].summary() == {"rows": 1, "clips": 0, "images": 0, "turns": 1}
+    assert count_sources(rows)["b"].summary() == {
+        "rows": 1,
+        "clips": 0,
+        "images": 0,
+        "missing": 0,
+        "turns": 1,
+        "words an answer": 1,
+    }
 
 
 def test_the_command_prints_a_table(clip, checkpoint, tmp_path, monkeypatch):
@@ -48,12 +59,15 @@ def test_the_command_prints_a_table(clip, checkpoint, tmp_path, monkeypatch):
     plain = CliRunner().invoke(app, words)
     assert plain.exit_code == 0, plain.stderr
     assert [line.split() for line in plain.stdout.splitlines()] == [
-        ["source", "rows", "clips", "images", "turns"],
-        ["a", "1", "1", "0", "1"],
-        ["b", "1", "0", "0", "1"],
-        ["all", "2", "1", "0", "2"],
+        ["source", "rows", "clips", "images", "missing", "turns", "words", "an", "answer"],
+        ["a", "1", "1", "0", "0", "1", "9.0"],
+        ["b", "1", "0", "0", "0", "1", "1.0"],
+        ["all", "2", "1", "0", "0", "2", "5.0"],
     ]
-    measured = CliRunner().invoke(app, [*words, "--model", checkpoint, "--max-length", "50"])
+    options = ["--model", checkpoint, "--max-length", "50", "--plot", str(tmp_path / "stats.png")]
+    measured = CliRunner().invoke(app, [*words, *options])
+    with Image.open(tmp_path / "stats.png") as picture:
+        assert picture.width > 2 * picture.height
     header, *lines = measured.stdout.splitlines()
     assert header.endswith("too long") and [line.split()[-1] for line in lines] == ["1", "0", "1"]
     refused = CliRunner().invoke(app, [*words, "--max-length", "50"])

@@ -16,8 +16,9 @@ import torch
 from accelerate.utils import HfDeepSpeedConfig
 from clips import write_clip
 from launching import arguments
+from test_decoders import tiny_decoder
 from tiny import tiny_text, tiny_tokenizer, tiny_valley
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
 from transformers_valley.training import checks
@@ -290,3 +291,41 @@ def test_ninja_is_found_beside_the_interpreter(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert "ninja" not in missing_build_tools()
     assert shutil.which("ninja") == str(tmp_path / "ninja")
+
+
+# --- packed rows ---
+
+
+def of_text_config(config):
+    return SimpleNamespace(config=SimpleNamespace(text_config=config))
+
+
+@pytest.mark.parametrize("kind", checks.PACKABLE)
+@torch.no_grad()
+def test_packable_decoders_keep_rows_apart(kind):
+    decoder = tiny_decoder(kind)
+    checks.check_packing(of_text_config(decoder.config))
+    default, lengths = decoder.config._attn_implementation, [5, 1, 9]
+    ids = torch.randint(3, 300, (1, sum(lengths)))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    for attention in {default, "eager"}:
+        decoder.set_attn_implementation(attention)
+        alone = torch.cat([decoder(row).logits for row in ids.split(lengths, dim=1)], dim=1)
+        packed = decoder(ids, position_ids=positions, use_cache=False).logits
+        torch.testing.assert_close(packed, alone, rtol=0, atol=1e-4)
+    decoder.set_attn_implementation(default)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        ("opt", {}, "of type 'opt'"),
+        ("mamba", {}, "of type 'mamba'"),
+        ("minimax", {}, "of type 'minimax'"),
+        ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, "'qwen3' with .*linear_attention"),
+    ],
+)
+def test_language_models_that_may_mix_rows_are_refused(kind, settings, reason):
+    config = AutoConfig.for_model(kind, num_hidden_layers=2, **settings)
+    with pytest.raises(ValueError, match=f"known to keep packed rows apart: apertus, .* {reason}"):
+        checks.check_packing(of_text_config(config))

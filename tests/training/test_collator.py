@@ -340,7 +340,7 @@ def loss_and_gradients(model, batch):
     return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "sdpa_varlen", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("stage", [STAGE1, STAGE2], ids=["stage1", "stage2"])
 def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one(
     processor, model, mixed, media, attention, stage
@@ -379,9 +379,6 @@ def test_sft_trains_packed_batches_to_the_same_losses(checkpoint, media, tmp_pat
         overrides |= {"media_root": media, "pack_batches": pack, "learning_rate": 1e-3, "warmup_steps": 0}
         trainer = sft.main(arguments(config, tmp_path / "start", file, tmp_path / str(pack), **overrides))
         logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
-        used = trainer.model.config.text_config._attn_implementation
-        assert used == ("sdpa_varlen" if pack else "sdpa")
-        assert used not in (tmp_path / str(pack) / "config.json").read_text()  # what is saved is for all to load
     assert len(logs[0]) == 3
     for padded, packed in zip(*logs, strict=True):
         assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-5)

@@ -1,8 +1,10 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a run tells of itself: in its log entries and its table."""
 
+import gc
 import json
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +14,15 @@ import sft
 import torch
 from launching import arguments, launch
 from runs import previews, steps, train
+from transformers import TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from transformers_valley.data import load_rows
-from transformers_valley.training import ValleyDataCollator, monitor
+from transformers_valley.training import ValleyDataCollator, clear_errors, monitor
 from transformers_valley.training import previews as previews_module
+from transformers_valley.training.monitor import ProgressBar, ProgressTable
 from transformers_valley.training.parameters import parameter_table
 
 
@@ -162,3 +166,25 @@ def test_parameters_are_printed_and_stored(checkpoint, rows, tmp_path, capsys):
     frozen = sum(p.numel() for p in trainer.model.parameters() if not p.requires_grad)
     assert table.splitlines()[-1].split() == ["|", "all", "|", f"{trained:,}", "|", f"{frozen:,}", "|"]
     assert f"{trained:,} trained, {frozen:,} frozen" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_error_is_the_last_line(tmp_path, capsys):
+    args, state = TrainingArguments(str(tmp_path), use_cpu=True), TrainerState(max_steps=4, is_world_process_zero=True)
+    with pytest.raises(ValueError), clear_errors(tmp_path):
+        ProgressBar().on_train_begin(args, state, None)
+        raise ValueError("A row is bad.")
+    print("A row is bad.", file=sys.stderr)
+    gc.collect()  # a bar that is left open writes once more when it goes
+    assert capsys.readouterr().err.endswith("\nA row is bad.\n")
+
+
+def test_the_time_left_begins_with_the_first_step(capsys, monkeypatch):
+    """Sample answers, which come before it, are no part of a step."""
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: next(clock))
+    table, state = ProgressTable(), TrainerState(max_steps=4, is_world_process_zero=True)
+    for event in (table.on_train_begin, table.on_step_begin):
+        event(None, state, None)
+    state.global_step = 1
+    table.on_log(None, state, None, logs={"loss": 1, "learning_rate": 0, "clips_per_second": 1, "bad_samples": 0})
+    assert capsys.readouterr().out.splitlines()[-1].endswith("0:00:30")

@@ -158,14 +158,15 @@ def _iter_rows(source: Source, stamp: Any, code: str) -> Iterator[dict[str, Any]
 def _without_missing(rows: Dataset, missing: MissingMedia) -> Dataset:
     kept = []
     for index, row in enumerate(rows):
-        if paths := _missing_paths(row):
+        if paths := missing_paths(row):
             missing.add(row["source"], paths)
         else:
             kept.append(index)
     return rows.select(kept)
 
 
-def _missing_paths(row: dict[str, Any]) -> list[str]:
+def missing_paths(row: dict[str, Any]) -> list[str]:
+    """The clips and images of a row that are not there. Addresses are not looked at."""
     if row.get("clips") is not None:
         return []  # packed: all is in the row
     sources = (visual.source for visual in visuals_of(row))
@@ -248,7 +249,7 @@ def _stream_rows(shards: list[tuple], on_missing: str, packed: bool) -> Iterator
             for _, _, row in iter_source(source, positions, (shard, num_shards), streaming=True):
                 if isinstance(row, ValueError):
                     raise row
-                if on_missing != "keep" and (paths := _missing_paths(row)):
+                if on_missing != "keep" and (paths := missing_paths(row)):
                     if on_missing == "raise":
                         raise ValueError(
                             f"Row {row['id']!r} of {row['source']!r} shows {paths[0]}, which is not there."
@@ -328,4 +329,4 @@ def _records_of(source: Source, streaming: bool = False) -> Iterator[Any]:
     return read_data_set(source, streaming) if source.path is None else read_records(source.path)
 
 
-__all__ = ["FEATURES", "Media", "iter_records", "iter_source", "load_rows"]
+__all__ = ["FEATURES", "Media", "iter_records", "iter_source", "load_rows", "missing_paths"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,7 +27,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.image_utils import PILImageResampling
 
 from ..configuration_valley import ValleyConfig
 from ..modeling_valley import ValleyForConditionalGeneration, fill_token_rows
@@ -429,7 +429,7 @@ def _make_processor(config: ValleyConfig, tokenizer: PreTrainedTokenizerFast) ->
     frames = {
         "size": {"shortest_edge": max(256, size * 256 // 224)},
         "crop_size": {"height": size, "width": size},
-        "resample": PILImageResampling.BILINEAR,
+        "resample": Image.Resampling.BILINEAR,
     }
     adds_bos = tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
     return ValleyProcessor(

@@ -4,6 +4,7 @@
 Input: a recipe (YAML) and flags. Output: [`ValleyArguments`], TRL's `SFTConfig` and `ModelConfig`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -90,7 +91,10 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
     Raises:
         ValueError: if a value is of another type, or a key is unknown.
     """
-    return _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+    with warnings.catch_warnings():
+        # The name that every supported version of transformers knows; 5.24 calls it `activation_checkpointing`, too.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+        return _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
 
 
 class _Parser(TrlParser):

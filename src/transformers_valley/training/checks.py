@@ -16,11 +16,18 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig
-from transformers.trainer_utils import IntervalStrategy
+from transformers import AutoConfig, IntervalStrategy
 
 from ..data.lengths import check_max_length
 from ..processing_valley import ValleyProcessor
+
+
+# Model types of decoders whose attention tells packed rows apart by their positions, in every implementation of it.
+PACKABLE = (
+    *("apertus", "arcee", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4"),
+    *("granite", "granitemoe", "helium", "llama", "ministral", "mistral", "mixtral", "nemotron", "olmo", "olmo2"),
+    *("olmo3", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+)
 
 
 def check_launch(args) -> None:
@@ -79,12 +86,10 @@ def missing_build_tools() -> list[str]:
     pip puts ninja beside the interpreter, where only an activated environment looks for it: that folder is put first
     into `PATH`, for this process and those it starts.
     """
-    from torch.utils.cpp_extension import get_cxx_compiler
-
     beside = Path(sys.executable).parent
     if (beside / "ninja").exists():
         os.environ["PATH"] = os.pathsep.join([str(beside), os.environ.get("PATH", "")])
-    compiler = get_cxx_compiler()
+    compiler = os.environ.get("CXX", "c++")  # as torch chooses it
     found = {
         "ninja": shutil.which("ninja"),
         f"a C++ compiler ({compiler})": shutil.which(compiler),
@@ -269,6 +274,29 @@ def check_number_of_rows(number: int, args) -> None:
         )
 
 
+def check_packing(model) -> None:
+    """
+    Refuse to pack rows for a language model that is not known to keep them apart.
+
+    Args:
+        model (`ValleyForConditionalGeneration`):
+            The model, before peft wraps it.
+
+    Raises:
+        ValueError: names the types of language models that do.
+    """
+    config = model.config.text_config
+    kind, layers = config.model_type, set(getattr(config, "layer_types", None) or ())
+    if kind in PACKABLE and layers <= {"full_attention", "sliding_attention"}:  # others carry a state along
+        return
+    raise ValueError(
+        f"pack_batches needs a language model that is known to keep packed rows apart: {', '.join(PACKABLE)}, with "
+        f"layers of full or sliding attention. This one is of type {kind!r}"
+        + (f" with layers of {', '.join(sorted(layers))}" if layers else "")
+        + ". Set pack_batches: false; train_sampling_strategy: group_by_length saves padding, too."
+    )
+
+
 def check_adapter_names(model: torch.nn.Module, peft_config) -> None:
     """peft passes over a name that matches nothing, as long as another one does."""
     names = [name for name, _ in model.named_modules()]
@@ -302,11 +330,13 @@ def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
 
 
 __all__ = [
+    "PACKABLE",
     "check_adapter_names",
     "check_arguments",
     "check_launch",
     "check_number_of_rows",
     "check_options",
+    "check_packing",
     "check_parts",
     "check_trained",
     "missing_build_tools",

@@ -137,8 +137,8 @@ class ValleyDataCollator:
 
             With `padding_free`, of S tokens in all: `input_ids`, `labels`, `position_ids` (1, S) int64, where
             positions begin anew with each row; no `attention_mask`, whose absence tells attention to look at them;
-            `cu_seq_lens_q`, `cu_seq_lens_k` (B + 1,) int32 and `max_length_q`, `max_length_k` for `sdpa_varlen` and
-            flash attention; `use_cache=False`, since with a cache rows would see each other.
+            `cu_seq_lens_q`, `cu_seq_lens_k` (B + 1,) int32 and `max_length_q`, `max_length_k` for flash attention;
+            `use_cache=False`, since with a cache rows would see each other.
         """
         # Of a batch without a good row, a row is left that shows nothing and of which nothing is learnt.
         good = [encoded for row in rows if (encoded := self._try(row)) is not None] or [self._empty_row()]

@@ -1,36 +1,28 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a recipe of `examples/sft.py` costs, before it runs: memory per GPU under every launcher, and time.
 
-The recipe's model is built of shapes alone, which neither downloads nor allocates weights, and one step of it is run
-on tensors without data. That step is the real one: what is frozen, recomputed or cast is so because the code does it.
-What only a cluster shows (how weights are spread, buffers, the speed of arithmetic) is added by rule; each rule stands
-in this file with its source.
+Input: a recipe. Output: weights, gradients and optimizer states, counted on a model of shapes alone, which neither
+downloads nor allocates weights; activations and operations of a step by formula, from the sizes in the config; how a
+launcher spreads these, by the rules of DDP and DeepSpeed, which stand here with their source.
 """
 
-import copy
 import math
-import os
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import AutoModelForImageTextToText
 from trl import ModelConfig, SFTConfig, get_peft_config
-from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
-from ..modeling_valley import ValleyForConditionalGeneration
+from ..configuration_valley import ValleyConfig
 from ..tables import format_table
+from .activations import count_step
 from .arguments import ValleyArguments, read_arguments
 from .checks import check_adapter_names, check_options, check_trained
+from .model_configs import KNOWN_CONFIGS, read_model_config
 from .parameters import count_parameters, set_trainable
 from .stages import NEVER_QUANTIZED
 
@@ -56,23 +48,6 @@ GPUS = {
     "RTX4090": GPU(24, 165e12),
 }
 
-# The sizes in the `config.json` of the models that the recipes name, so that an estimate needs no network.
-_LLAMA_7B = dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-_LLAMA_13B = dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)
-_LLAMA3_8B = dict(
-    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32
-)
-_QWEN3_8B = dict(
-    vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32
-)
-_CLIP_L = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
-KNOWN_CONFIGS = {
-    "openai/clip-vit-large-patch14": CLIPVisionConfig(**_CLIP_L, patch_size=14, image_size=224),
-    "lmsys/vicuna-7b-v1.5": LlamaConfig(**_LLAMA_7B),
-    "lmsys/vicuna-13b-v1.5": LlamaConfig(**_LLAMA_13B),
-    "meta-llama/Meta-Llama-3-8B-Instruct": LlamaConfig(**_LLAMA3_8B, num_key_value_heads=8),
-    "Qwen/Qwen3-8B": Qwen3Config(**_QWEN3_8B, num_key_value_heads=8, head_dim=128),
-}
 
 # Bytes that AdamW's two moments take for each weight, without the scales of their blocks. `None`: the weight's own.
 STATE_BYTES = {
@@ -128,54 +103,6 @@ def read_recipe(argv: Sequence[str]) -> tuple[ValleyArguments, SFTConfig, ModelC
     return read_arguments([*argv, "--use_cpu", "true"])  # this one may have none
 
 
-def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> ValleyConfig:
-    """
-    The config that a recipe's model has, or will have once its parts are joined.
-
-    A part is a folder, a name in `KNOWN_CONFIGS`, or one on the Hub. A joined model gets a row in its vocabulary for
-    each of Valley's six tokens; a tokenizer with rows to spare would need none.
-
-    Raises:
-        ValueError: if there is no such config, it is no Valley and nothing says what to join it with, or it is one
-            and something does.
-    """
-    config = _read_config(model_args.model_name_or_path or "")
-    if not valley_args.vision_model_name_or_path:
-        if isinstance(config, ValleyConfig):
-            return config
-        raise ValueError(
-            f"{model_args.model_name_or_path} is a {config.model_type} and no Valley. Name the vision model to join "
-            "it with: --vision_model_name_or_path openai/clip-vit-large-patch14."
-        )
-    if isinstance(config, ValleyConfig):
-        raise ValueError(
-            f"{model_args.model_name_or_path} is a Valley already: leave vision_model_name_or_path="
-            f"{valley_args.vision_model_name_or_path!r} empty."
-        )
-    config.vocab_size += len(SPECIAL_TOKENS)
-    vision = _read_config(valley_args.vision_model_name_or_path)
-    vision = getattr(vision, "vision_config", vision)
-    return ValleyConfig(vision_config=vision, text_config=config, temporal_module=valley_args.temporal_module)
-
-
-def _read_config(name: str) -> PreTrainedConfig:
-    if name in KNOWN_CONFIGS and not os.path.isdir(name):
-        return copy.deepcopy(KNOWN_CONFIGS[name])
-    if os.path.exists(os.path.join(name, "adapter_config.json")):
-        raise ValueError(
-            f"{name} is a LoRA adapter: merge it with its model first. docs/how-to/train_both_stages.md shows how, "
-            "under 'Use the result'."
-        )
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No config was found for {name!r}, neither in a folder nor on the Hub. Where it is what an earlier stage "
-            "will write, name what that begins with: --vision_model_name_or_path openai/clip-vit-large-patch14 "
-            f"--model_name_or_path MODEL. Known without the Hub: {', '.join(KNOWN_CONFIGS)}."
-        ) from error
-
-
 def estimate(
     valley_args: ValleyArguments,
     training_args: SFTConfig,
@@ -199,44 +126,36 @@ def estimate(
 
     Raises:
         ValueError: if `examples/sft.py` would refuse the recipe, the model has no config, a clip is longer than
-            `max_length`, or what the optimizer holds is not known.
+            `max_length`, or what the optimizer or the decoder holds is not known.
     """
     _check_recipe(valley_args, training_args, model_args)
-    config = read_model_config(valley_args, model_args)
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    config, accumulated = read_model_config(valley_args, model_args), training_args.gradient_accumulation_steps
     if training_args.max_length is not None:
-        text_tokens = min(text_tokens, training_args.max_length - patches - num_frames)
+        text_tokens = min(text_tokens, training_args.max_length - config.num_patches - num_frames)
     if text_tokens < 2:
         raise ValueError(
-            f"max_length={training_args.max_length} leaves no room for text beside a clip of {patches} + {num_frames} "
-            "positions. Raise max_length, or estimate with fewer frames."
+            f"max_length={training_args.max_length} leaves no room for text beside a clip of {config.num_patches} + "
+            f"{num_frames} positions. Raise max_length, or estimate with fewer frames."
         )
     rows = training_args.per_device_train_batch_size
-    batch = rows, num_frames, text_tokens
-    half = torch.bfloat16 if training_args.bf16 or training_args.fp16 else None
+    half = training_args.bf16 or training_args.fp16
     states = _state_bytes(training_args.optim.value, torch.float32)  # ZeRO keeps weights in it
 
     model = _build(config, valley_args, model_args)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")  # which says what a tensor would be and holds nothing
-        _base(model).tie_weights()
-        parameters = {part: Parameters(sum(pair), pair[0]) for part, pair in count_parameters(model).items()}
-        trained = sum(part.trained for part in parameters.values())
-        stored = _bytes(model, model_args)
-        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = sum(parameter.numel() * parameter.element_size() for parameter in learnt)
-        own_states = sum(p.numel() * _state_bytes(training_args.optim.value, p.dtype) for p in learnt)
-        activations = [_run(model, batch, recompute, half) for recompute in (True, False)]
-        flops, recompute_flops = _count_flops(model, batch, half)
-        if half is not None:  # DeepSpeed casts the whole model
-            for parameter in model.parameters():
-                parameter.data = parameter.data.to(half)
-        cast_activations = [_run(model, batch, recompute, None) for recompute in (True, False) if num_gpus > 1]
-        cast = _bytes(model, model_args)
-
+    parameters = {part: Parameters(sum(pair), pair[0]) for part, pair in count_parameters(model).items()}
+    trained = sum(part.trained for part in parameters.values())
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in learnt)
+    own_states = sum(p.numel() * _state_bytes(training_args.optim.value, p.dtype) for p in learnt)
+    step = count_step(model, rows, num_frames, text_tokens, autocast=half)
     # DDP copies gradients into buckets (torch: DistributedDataParallel, `gradient_as_bucket_view`).
     buckets = gradients if num_gpus > 1 else 0
-    memory = {"DDP" if num_gpus > 1 else "one GPU": Memory(stored, gradients, own_states, buckets, *activations)}
+    stored = _bytes(model, model_args)
+    memory = {"DDP" if num_gpus > 1 else "one GPU": Memory(stored, gradients, own_states, buckets, *step[:2])}
+    if half:
+        for parameter in model.parameters():  # DeepSpeed casts the whole model
+            parameter.data = parameter.data.to(torch.bfloat16)
+    cast, cast_step = _bytes(model, model_args), count_step(model, rows, num_frames, text_tokens)
     is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
     for stage in (1, 2, 3) if num_gpus > 1 else ():
         if stage == 3 and is_quantized:  # bitsandbytes' weights are not spread
@@ -251,17 +170,16 @@ def estimate(
             # DeepSpeed's `reduce_bucket_size`, and in stage 3 a second one, as communication overlaps there, and the
             # weights that are gathered at a time (`stage3_max_live_parameters`).
             2 * min(5e8, trained) + (2 * min(5e8, trained) + min(2e9, cast) if stage == 3 else 0),
-            *cast_activations,
+            *cast_step[:2],
         )
-    accumulated = training_args.gradient_accumulation_steps
     return Estimate(
         parameters=parameters,
         memory=memory,
-        positions=(patches, num_frames, text_tokens),
+        positions=(config.num_patches, num_frames, text_tokens),
         rows_per_gpu=rows,
         rows_per_step=rows * accumulated * num_gpus,
-        flops=flops * accumulated,
-        recompute_flops=recompute_flops * accumulated,
+        flops=step.flops * accumulated,
+        recompute_flops=step.recompute_flops * accumulated,
         recompute=training_args.gradient_checkpointing,
     )
 
@@ -278,27 +196,22 @@ def _check_recipe(valley_args: ValleyArguments, training_args: SFTConfig, model_
 
 
 def _build(config: ValleyConfig, valley_args: ValleyArguments, model_args: ModelConfig) -> nn.Module:
-    """The model as `examples/sft.py` trains it."""
+    """The model as `examples/sft.py` trains it, of shapes alone."""
+    peft_config, is_quantized = get_peft_config(model_args), model_args.load_in_4bit or model_args.load_in_8bit
     dtype = torch.float32 if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-    peft_config = get_peft_config(model_args)
     with torch.device("meta"):
-        model = ValleyForConditionalGeneration._from_config(config, dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         if peft_config is None:
             set_trainable(model, valley_args.trainable_modules)
             return model
         check_adapter_names(model, peft_config)
         model = get_peft_model(model, peft_config)
-    is_quantized = model_args.load_in_4bit or model_args.load_in_8bit
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:  # TRL trains in bfloat16 beside quantized weights
             parameter.data = parameter.data.to(torch.bfloat16 if is_quantized else torch.float32)
         elif ".original_module." in name:  # what is trained whole is float32 before peft copies it
             parameter.data = parameter.data.float()
     return model
-
-
-def _base(model: nn.Module) -> ValleyForConditionalGeneration:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _bytes(model: nn.Module, model_args: ModelConfig) -> float:
@@ -325,105 +238,14 @@ def _state_bytes(optimizer: str, dtype: torch.dtype) -> int:
     return STATE_BYTES[optimizer] or 2 * dtype.itemsize
 
 
-class _PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors which are made under it take at a time."""
-
-    def __init__(self, known: Iterable[torch.Tensor]):
-        super().__init__()
-        self.live = self.peak = 0
-        self.storages = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.storages:
-                storage = tensor.untyped_storage()
-                self.storages.add(storage._cdata)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-        return result
-
-    def _forget(self, storage: int, num_bytes: int):
-        self.storages.discard(storage)
-        self.live -= num_bytes
-
-
-def _run(model: nn.Module, batch: tuple[int, int, int], recompute: bool, autocast: torch.dtype | None) -> int:
-    """Bytes that one step adds to weights, gradients and optimizer, at its peak."""
-    if recompute:
-        model.gradient_checkpointing_enable()
-    else:
-        model.gradient_checkpointing_disable()
-    model.train()
-    # Gradients are counted elsewhere: each is gone as soon as it is there.
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
-    with _PeakMemory([*model.parameters(), *model.buffers()]) as memory:
-        _forward(model, batch, autocast).backward()
-    for hook in hooks:
-        hook.remove()
-    return memory.peak
-
-
-def _count_flops(model: nn.Module, batch: tuple[int, int, int], autocast: torch.dtype | None) -> tuple[int, int]:
-    """Operations of a step in which nothing is recomputed, and of one pass through the language model's layers."""
-    addmm_ = {torch.ops.aten.addmm_: lambda self, a, b, **_: 2 * a[0] * a[1] * b[1]}  # TRL's head sums in place
-    model.gradient_checkpointing_disable()
-    before_and_after = []
-    decoder = _base(model).model.language_model
-    with FlopCounterMode(display=False, custom_mapping=addmm_) as counter:
-        hooks = [
-            register(lambda *_: before_and_after.append(counter.get_total_flops()))
-            for register in (decoder.register_forward_pre_hook, decoder.register_forward_hook)
-        ]
-        _forward(model, batch, autocast).backward()
-    for hook in hooks:
-        hook.remove()
-    model.zero_grad()
-    before, after = before_and_after
-    return counter.get_total_flops(), after - before
-
-
-def _forward(model: nn.Module, batch: tuple[int, int, int], autocast: torch.dtype | None) -> torch.Tensor:
-    """The loss of rows of one clip each. No value is looked at, for there is none."""
-    rows, num_frames, text_tokens = batch
-    size = model.config.vision_config.image_size
-    frames = torch.empty(rows, num_frames, 3, size, size)
-    tokens = torch.empty(rows, text_tokens, dtype=torch.long)
-    labels = torch.empty(rows * (text_tokens // 2), dtype=torch.long)
-    base = _base(model)
-    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-        clips = base.get_video_features(frames).pooler_output
-        embeds = base.get_input_embeddings()(tokens)
-        embeds = torch.cat([torch.stack(clips).to(embeds.dtype), embeds], dim=1)
-        hidden = base.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        learnt = hidden[:, -(text_tokens // 2) :].flatten(0, 1)
-        head = base.lm_head.weight, None, labels, 1.0, 32768, None, 1.0, ("entropy", "is_top1")  # as in SFTTrainer
-        return -ChunkedLogProbFunction.apply(learnt, *head)[0].sum()
-
-
 def format_estimate(
     found: Estimate, gpu: str, memory: float | None = None, utilization: float = 0.4, rows: int = 100_000
 ) -> str:
     """
     An estimate as text, its tables in Markdown.
 
-    Args:
-        found ([`Estimate`]):
-            What to show.
-        gpu (`str`):
-            A name in `GPUS`.
-        memory (`float`, *optional*):
-            GiB of the GPU, where they are not those in `GPUS`.
-        utilization (`float`, *optional*, defaults to 0.4):
-            Share of the GPU's peak arithmetic that training reaches: an assumption. Layers that are recomputed count
-            as work.
-        rows (`int`, *optional*, defaults to 100000):
-            Of an epoch.
+    `gpu` is a name in `GPUS`; `memory` in GiB wins over the one there. `utilization` is the share of the GPU's peak
+    arithmetic that training reaches, an assumption, with recomputed layers as work. `rows` are those of an epoch.
     """
     memory = GPUS[gpu].memory if memory is None else memory
     patches, frames, text = found.positions

@@ -167,7 +167,11 @@ class ProgressTable(TrainerCallback):
         self._has_header = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._begin = time.perf_counter(), state.global_step
+        self._begin = None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self._begin is None:  # not before: sample answers come first
+            self._begin = time.perf_counter(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
@@ -195,7 +199,24 @@ class ProgressTable(TrainerCallback):
 
 
 class ProgressBar(ProgressCallback):
-    """The progress bar of transformers, without its dict of values for each log entry."""
+    """
+    The progress bar of transformers, without its dict of values for each log entry. `close_all` closes those that an
+    error left open, so that its message is the last line.
+    """
+
+    _open: list["ProgressBar"] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self._open.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        while cls._open:
+            callback = cls._open.pop()
+            for bar in (callback.prediction_bar, callback.training_bar):
+                if bar is not None:
+                    bar.close()
 
     def on_log(self, args, state, control, **kwargs):
         pass

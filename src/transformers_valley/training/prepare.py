@@ -18,10 +18,9 @@ from ..data.frames import check_packed
 from ..data.lengths import LENGTH, VISUALS_END, add_lengths, describe_long_rows
 from ..data.mixtures import packed_folders
 from ..processing_valley import ValleyProcessor
-from .attention import attend_by_row
 from .bad_rows import BadRows
 from .checkpoints import CheckpointKeeper, find_checkpoint, is_finished, read_step
-from .checks import check_arguments, check_launch, check_number_of_rows, check_parts
+from .checks import check_arguments, check_launch, check_number_of_rows, check_packing, check_parts
 from .collator import ValleyDataCollator
 from .features import cache_vision_features
 from .monitor import PauseAfter, ProgressTable, RunMonitor
@@ -61,7 +60,7 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
         quantization_config=get_quantization_config(model_args),
     )
     if valley_args.pack_batches:
-        attend_by_row(model)
+        check_packing(model)
     peft_config = get_peft_config(model_args)
     where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
     rows = load_rows(valley_args.data, streaming=valley_args.streaming, **where)

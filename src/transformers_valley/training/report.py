@@ -160,7 +160,7 @@ def draw_training(log_history: list[dict[str, float]], path: str | os.PathLike) 
         axes["rate"].yaxis.set_major_formatter(lambda rate, _: f"{rate:.1e}".replace("e-0", "e-") if rate else "0")
         axes["rate"].set_ylim(bottom=0)
 
-        timed = [entry for entry in steps if "tokens_per_second" in entry]
+        timed = [entry for entry in log_history if "tokens_per_second" in entry]
         if timed:
             numbers, speeds = zip(*((entry["step"], entry["tokens_per_second"]) for entry in timed), strict=True)
             axes["speed"].plot(numbers, speeds, **raw)

@@ -5,6 +5,7 @@ Input: a recipe and flags. Output: a trained model with its card, its state and 
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -81,6 +82,8 @@ def clear_errors(output_dir: str | os.PathLike) -> Iterator[None]:
         DiskFullError: names the last complete checkpoint.
         RuntimeError: if a worker process that reads clips was killed.
     """
+    # DeepSpeed, where it is installed, says on each start that there is no GPU, whether or not it is used.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     with disk_full_errors("a checkpoint", output_dir, advice=partial(advise_on_full_disk, output_dir)):
         try:
             yield
@@ -96,6 +99,8 @@ def clear_errors(output_dir: str | os.PathLike) -> Iterator[None]:
             if "Original Traceback" not in str(error):
                 raise
             raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+        finally:
+            ProgressBar.close_all()
 
 
 __all__ = ["clear_errors", "finish", "replace_reports", "train"]

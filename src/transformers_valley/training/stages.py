@@ -9,7 +9,7 @@ import copy
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.quantizers import AutoQuantizationConfig
 
 from ..modeling_valley import ValleyForConditionalGeneration
 from ..processing_valley import ValleyProcessor

@@ -1,0 +1,113 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""Preferences: what is asked about clips and images, an answer that is better and one that is worse.
+
+In go records of any format of rows, with `chosen` and `rejected` in the place of the last answer; out come training
+rows whose last turn is the better answer, with the worse one beside it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, Features, Value
+
+from .files import check_file, read_records
+from .formats import to_row
+from .load import Media
+from .media import as_folders
+from .rows import FEATURES, check_text, describe, fill_features
+
+
+PREFERENCE_FEATURES = Features({**FEATURES, "rejected": Value("string")})
+
+
+def load_preferences(files: Sequence[str | os.PathLike], media_root: Media = None) -> Dataset:
+    """
+    Read preferences.
+
+    Args:
+        files (`list[str]`):
+            JSON, JSONL and CSV files of records. Each ends with a turn of the user: `messages`, `prompt` (TRL's name
+            of these) or `conversations` (LLaMA-Factory), or is a `question`. `chosen` and `rejected` are texts, or
+            messages of the assistant.
+        media_root (`str` or `Mapping`, *optional*):
+            As for [`load_rows`].
+
+    Returns:
+        `datasets.Dataset` with the columns of [`load_rows`], where the chosen answer is the last turn, and `rejected`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if there are no records, or one is no preference; it names file, position and reason.
+    """
+    for file in files:
+        check_file(file)
+    folders = as_folders(media_root)
+    arguments = {"files": [os.path.abspath(file) for file in files], "folders": folders}
+    stamps = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]  # another cache when one changes
+    try:
+        return Dataset.from_generator(_iter_rows, PREFERENCE_FEATURES, gen_kwargs={**arguments, "stamps": stamps})
+    except Exception as error:
+        raise (error.__cause__ or error) from None
+
+
+def to_preference(record: Mapping[str, Any], media_root: Media = None) -> dict[str, Any]:
+    """
+    A record as a training row with `rejected`.
+
+    Raises:
+        ValueError: if it is no preference; it says why.
+    """
+    if not isinstance(record, Mapping) or not {"chosen", "rejected"} <= record.keys():
+        found = sorted(record) if isinstance(record, Mapping) else describe(record)
+        raise ValueError(f"it is {found}, expected `chosen` and `rejected` beside what was asked")
+    rest = {name: value for name, value in record.items() if name not in ("chosen", "rejected")}
+    answers = {name: _answer(record[name], name) for name in ("chosen", "rejected")}
+    if answers["chosen"].strip() == answers["rejected"].strip():
+        raise ValueError("`chosen` and `rejected` are equal: nothing can be learnt")
+    if "prompt" in rest and "messages" not in rest:
+        rest["messages"] = rest.pop("prompt")
+    if isinstance(rest.get("messages"), str):
+        rest["messages"] = [{"role": "user", "content": rest["messages"]}]
+    rows = []
+    for answer in answers.values():  # both are checked as answers are
+        if "messages" in rest:
+            whole = rest | {"messages": [*rest["messages"], {"role": "assistant", "content": answer}]}
+        elif "conversations" in rest:
+            whole = rest | {"conversations": [*rest["conversations"], {"from": "gpt", "value": answer}]}
+        else:
+            whole = rest | {"answer": answer}
+        rows.append(to_row(whole, media_root))
+    turns = [message["role"] for message in rows[0]["messages"][-2:]]
+    if turns != ["user", "assistant"]:
+        raise ValueError("what was asked ends with an answer: take it out, or write it as `chosen`")
+    return rows[0] | {"rejected": rows[1]["messages"][-1]["content"][0]["text"]}
+
+
+def _answer(value: Any, name: str) -> str:
+    if isinstance(value, list) and len(value) == 1:  # TRL's messages
+        value = value[0]
+    if isinstance(value, Mapping):  # LLaMA-Factory's turn, or a message
+        value = value.get("value", value.get("content"))
+    return check_text(value, f"`{name}`")
+
+
+def _iter_rows(files: list[str], folders: dict[str, str], stamps: list) -> Iterator[dict[str, Any]]:
+    count = 0
+    for file in files:
+        source = os.path.splitext(os.path.basename(file))[0]
+        for position, record in enumerate(read_records(file)):
+            if isinstance(record, ValueError):
+                raise record
+            try:
+                row = to_preference(record, folders)
+            except ValueError as error:
+                raise ValueError(f"{file}, record {position}: {error}") from error
+            name = str(record.get("id", f"{source}:{position}"))
+            yield fill_features(row | {"id": name, "source": source})
+            count += 1
+    if not count:
+        raise ValueError(f"There are no rows in {files}.")
+
+
+__all__ = ["PREFERENCE_FEATURES", "load_preferences", "to_preference"]
