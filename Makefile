@@ -4,6 +4,8 @@ VENV ?= .venv
 LOCK ?= requirements.lock
 PYTHON ?= python3
 BIN := $(VENV)/bin
+DOCS := $(VENV)-docs
+DIST := $(VENV)-dist
 NEWEST := $(VENV)-newest
 VLLM := $(VENV)-vllm
 # What has an upper bound in pyproject.toml, which `make test-newest` passes over. Other sources will do: git+https://...
@@ -15,13 +17,22 @@ define write-lock
 mv $(NEWEST)/lock requirements.lock
 endef
 
-.PHONY: quickstart test test-slow test-oldest test-newest test-vllm quality style lock raise-bounds newest clean help
+.PHONY: quickstart docs dist test test-slow test-oldest test-newest test-vllm quality style lock raise-bounds newest clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/installed  ## Train a tiny Valley on clips made here and ask it; VIDEO=clip.mp4 shows it a clip of yours
 	$(BIN)/python examples/quickstart.py $(if $(VIDEO),--video "$(VIDEO)")
+
+docs: $(DOCS)/installed  ## Build the site of docs/ into site/; a link to nothing fails. SERVE=1 shows it at localhost:8000
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(if $(SERVE),serve,build) --strict
+
+dist: $(DIST)/installed  ## Build wheel and source distribution into dist/ and check them; TAG=v1.2.3 must be their version
+	$(if $(TAG),$(DIST)/bin/python .ci/check_tag.py "$(TAG)")
+	rm -rf dist
+	$(DIST)/bin/python -m build
+	$(DIST)/bin/twine check --strict dist/*
 
 test: $(VENV)/installed $(VENV)/transformers-tests  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -57,8 +68,8 @@ raise-bounds: test-newest  ## Run the slow tests with the newest releases, too; 
 	$(write-lock)
 	$(NEWEST)/bin/python .ci/raise_bounds.py
 
-clean:  ## Remove the virtual environments and what the quickstart wrote
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) $(VLLM) outputs
+clean:  ## Remove the virtual environments, the site and what the quickstart wrote
+	rm -rf $(VENV) $(DOCS) site $(DIST) dist $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) $(VLLM) outputs
 
 $(VENV)/installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +83,16 @@ $(VLLM)/installed: pyproject.toml tests/vllm_plugin/requirements.lock
 	$(VLLM)/bin/pip install $(QUIET) --no-deps --editable .
 	cd $(VLLM)/lib/python3*/site-packages && mkdir -p vllm-0.32.0+cpu.dist-info \
 	&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' >vllm-0.32.0+cpu.dist-info/METADATA
+	touch $@
+
+$(DOCS)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install $(QUIET) --requirement $<
+	touch $@
+
+$(DIST)/installed:
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/pip install $(QUIET) build twine
 	touch $@
 
 $(VENV)-oldest.lock: requirements.lock Makefile

@@ -24,6 +24,7 @@ import json
 import random
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -64,6 +65,7 @@ from transformers.utils import logging
 
 import transformers_valley
 from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor
+from transformers_valley.plots import INK, WRONG, chart_style
 from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
 
@@ -354,41 +356,54 @@ def frames_seen(pipe, clip: Path | str) -> tuple[np.ndarray, list[float]]:
     return pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), inputs["video_metadata"][0].timestamps
 
 
-def draw_strip(axes, frames: np.ndarray, times: list[float], title: str) -> None:
-    """Frames side by side, their times below, a title above."""
-    gap = np.ones((frames.shape[1], 3, 3))
-    strip = np.concatenate([part for frame in frames for part in (frame, gap)][:-1], axis=1)
-    axes.imshow(strip, interpolation="nearest")
-    width = frames.shape[2] + gap.shape[1]
-    middles = [width * i + frames.shape[2] / 2 for i in range(len(frames))]
-    axes.set_xticks(middles, [f"{t:.1f} s" for t in times], size=7)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_title(title, size=8, loc="left")
+def draw_frames_seen(axes, frames: np.ndarray, times: list[float], columns: int) -> None:
+    """Frames row by row, each above its time."""
+    size = frames.shape[1]
+    gap, line = 4, size // 4  # pixels between frames, and for a time
+    rows = -(-len(frames) // columns)
+    sheet = np.ones((rows * (size + line) + line, columns * (size + gap) - gap, 3))
+    for i, (frame, second) in enumerate(zip(frames, times, strict=True)):
+        top, left = i // columns * (size + line), i % columns * (size + gap)
+        sheet[top : top + size, left : left + size] = frame
+        axes.text(left + size / 2, top + size + line / 2, f"{second:.1f} s", ha="center", va="center", size=10)
+    axes.imshow(sheet, interpolation="nearest", aspect="equal")
+    axes.set_anchor("NW")
+    axes.axis("off")
+
+
+def write_answers(axes, answered: list[tuple[str, str, str | None]], width: int = 68) -> None:
+    """A line for each question and answer, in another colour where the answer is wrong; long ones are wrapped."""
+    height = 0.0
+    for question, answer, truth in answered:
+        wrong = truth is not None and answer != truth
+        text = f"{question} {answer}" + (f"  ✗ right: {truth}" if wrong else "")
+        text = textwrap.fill(text, width, subsequent_indent="   ")
+        axes.text(0, 1 - height, text, va="top", size=11, color=WRONG if wrong else INK, transform=axes.transAxes)
+        height += 0.085 * (1 + text.count("\n")) + 0.03
+    axes.axis("off")
 
 
 def draw_report(pipe, held_out, answers, losses: dict, figures: dict, path: Path, clips: int = 5) -> None:
-    """A contact sheet of some held-out clips with question and answer, and the loss of both stages."""
-    figure = Figure(figsize=(9, 10.5), layout="constrained")
-    sheet, curves = figure.subfigures(2, 1, height_ratios=[3, 1])
-    sheet.suptitle(
-        f"Clips the model has never seen: {figures['accuracy']:.1%} of answers right (chance {figures['chance']:.1%})"
-    )
-    for i, axes in enumerate(sheet.subplots(clips, 1)):
-        clip = held_out[0][0].with_name(f"{i * TEST_CLIPS // clips:05}.mp4")
-        lines = [
-            f"{question}  {answer}" + ("" if answer == truth else f"  (wrong: {truth})")
-            for answer, (path_, _, question, truth) in zip(answers, held_out, strict=True)
-            if path_ == clip
-        ]
-        half = (len(lines) + 1) // 2
-        title = "\n".join("     ".join(part) for part in (lines[:half], lines[half:]))
-        draw_strip(axes, *frames_seen(pipe, clip), title)
-    for axes, (stage, values) in zip(curves.subplots(1, 2), losses.items(), strict=True):
-        axes.plot(np.linspace(0, 100, len(values)), values)
-        axes.set(title=stage, xlabel="% of the stage", ylabel="loss", ylim=(0, None))
-    figure.savefig(path, dpi=110)
+    """Some held-out clips with question and answer, and the loss of both stages."""
+    with chart_style():
+        figure = Figure(figsize=(10, 2.1 * clips + 3.2), layout="constrained")
+        sheet, curves = figure.subfigures(2, 1, height_ratios=[2.1 * clips, 3])
+        sheet.suptitle(
+            f"{figures['accuracy']:.1%} of answers about clips it has never seen are right "
+            f"(chance {figures['chance']:.1%})",
+            weight="bold",
+        )
+        for i, (seen, said) in enumerate(sheet.subplots(clips, 2, width_ratios=[3, 5])):
+            clip = held_out[0][0].with_name(f"{i * TEST_CLIPS // clips:05}.mp4")
+            draw_frames_seen(seen, *frames_seen(pipe, clip), columns=NUM_FRAMES // 2)
+            asked = zip(held_out, answers, strict=True)
+            about = [(question, answer, truth) for (of, _, question, truth), answer in asked if of == clip]
+            write_answers(said, about)
+        titles = ("Stage 1 (align)", "Stage 2 (instruct)")
+        for axes, title, values in zip(curves.subplots(1, 2), titles, losses.values(), strict=True):
+            axes.plot(np.linspace(0, 100, len(values)), values)
+            axes.set(title=title, xlabel="% of the stage", ylabel="loss", ylim=(0, None))
+        figure.savefig(path, dpi=100)
 
 
 # ---- Everything in order --------------------------------------------------------------------------------------------
@@ -437,9 +452,12 @@ def show(folder: Path, clip: str) -> None:
     pipe = pipeline("video-text-to-text", model=str(folder / "checkpoint"))
     frames, times = frames_seen(pipe, clip)
     answer = pipe(clip, CAPTION_QUESTION, return_full_text=False)[0]["generated_text"]
-    figure = Figure(figsize=(9, 1.8), layout="constrained")
-    draw_strip(figure.subplots(), frames, times, f"{Path(clip).name}   {CAPTION_QUESTION}  {answer}")
-    figure.savefig(folder / "video.png", dpi=110)
+    with chart_style():
+        figure = Figure(figsize=(10, 2.2), layout="constrained")
+        seen, said = figure.subplots(1, 2, width_ratios=[3, 5])
+        draw_frames_seen(seen, frames, times, columns=NUM_FRAMES // 2)
+        write_answers(said, [(f"{Path(clip).name}:", "", None), (CAPTION_QUESTION, answer, None)])
+        figure.savefig(folder / "video.png", dpi=100)
     print(f"\n{clip}: {len(times)} frames, at {', '.join(f'{t:.2f}' for t in times)} s")
     print(f"{CAPTION_QUESTION}  {answer}")
     print("This tiny model knows coloured shapes and nothing else: it says which of them a clip is most like.")

@@ -157,6 +157,9 @@ def test_code_runs_and_prints_what_the_page_says(page, workplace):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile("\n" * block.line + code, page, "exec"), namespace)
+        assert printed.getvalue().strip(), (
+            f"{page.name}:{block.line} prints nothing: its reader cannot tell that it ran"
+        )
         if block.output is not None:
             assert printed.getvalue().strip() == block.output.strip(), f"{page.name}:{block.line}"
 

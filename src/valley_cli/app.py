@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import ask, chat, convert, data, demo, env, evaluate, frames, serve, train
-from .options import SETTINGS, examples
+from .options import SETTINGS, as_typed, examples
 
 
 __all__ = ["app"]
@@ -30,7 +30,8 @@ class _Program(TyperGroup):
         except Exception as error:
             if ctx.params["debug"] or not _is_expected(error):
                 raise
-            line = f"Error: {' '.join(str(error).split()) or type(error).__name__}"
+            said = as_typed(str(error), self.commands.get(ctx.invoked_subcommand, self))
+            line = f"Error: {' '.join(said.split()) or type(error).__name__}"
             if not _is_ours(error):
                 line += " (`valley --debug …` shows where this comes from)"
             typer.echo(line, err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Attention, Checkpoint, Device, Dtype, Fps, MaxNewTokens, NumFrames, System, examples
+from .options import Attention, Checkpoint, Device, Dtype, Fps, MaxNewTokens, NumFrames, OnError, System, examples
 from .visuals import open_visual, set_sampling
 
 
@@ -27,6 +27,7 @@ def ask(
     system: System = None,
     num_frames: NumFrames = None,
     fps: Fps = None,
+    on_error: OnError = "raise",
     max_new_tokens: MaxNewTokens = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object: the answer, and which frames it is about.")
@@ -41,7 +42,7 @@ def ask(
 
     found = find_checkpoint(checkpoint)
     processor = found.load_processor()
-    set_sampling(processor, num_frames, fps)
+    set_sampling(processor, num_frames, fps, on_error)
     shown = [open_visual(processor, clip) for clip in clips or []]  # a wrong path is said before the weights are read
     model = found.load_model(device, dtype, attn_implementation)
     options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}

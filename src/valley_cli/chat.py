@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Attention, Checkpoint, Device, Dtype, Fps, MaxNewTokens, NumFrames, System, examples
+from .options import (
+    Attention,
+    Checkpoint,
+    Device,
+    Dtype,
+    Fps,
+    MaxNewTokens,
+    NumFrames,
+    OnError,
+    System,
+    as_typed,
+    examples,
+)
 from .visuals import open_visual, set_sampling
 
 
@@ -24,6 +36,7 @@ HELP = """/show CLIP  show another clip, image, folder of images or URL
 
 
 def chat(
+    ctx: typer.Context,
     checkpoint: Checkpoint,
     clips: Annotated[
         list[str] | None, typer.Argument(metavar="CLIP", help="What to talk about: clips and images.")
@@ -31,6 +44,7 @@ def chat(
     system: System = None,
     num_frames: NumFrames = None,
     fps: Fps = None,
+    on_error: OnError = "raise",
     max_new_tokens: MaxNewTokens = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -42,14 +56,14 @@ def chat(
 
     found = find_checkpoint(checkpoint)
     processor = found.load_processor()
-    set_sampling(processor, num_frames, fps)
+    set_sampling(processor, num_frames, fps, on_error)
     shown = [_show(processor, clip) for clip in clips or []]  # a wrong path is said before the weights are read
     model = found.load_model(device, dtype, attn_implementation)
     options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-    _talk(VideoChat(model, processor, system, **options), shown)
+    _talk(VideoChat(model, processor, system, **options), shown, ctx.command)
 
 
-def _talk(conversation: Any, shown: list[dict[str, Any]]) -> None:
+def _talk(conversation: Any, shown: list[dict[str, Any]], command: Any) -> None:
     """Read questions until the input ends. What goes wrong with one is said, and the next one is read."""
     if sys.stdin.isatty():
         typer.echo(f"Ask, or give a command.\n{HELP}")
@@ -77,7 +91,7 @@ def _talk(conversation: Any, shown: list[dict[str, Any]]) -> None:
         except KeyboardInterrupt:
             typer.echo("\n(stopped)")
         except (ValueError, OSError, RuntimeError) as error:  # of these, a full GPU is the last
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"Error: {' '.join(as_typed(str(error), command).split())}", err=True)
 
 
 def _show(processor: Any, path: str) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import os
 import urllib.parse
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from .options import examples
+from .options import OnError, examples
 
 
 MOST_FRAMES = 1000  # on a sheet; with more, thumbnails would be no wider than their times
@@ -50,10 +50,7 @@ def frames(
     start: Annotated[float | None, typer.Option(help="Where to begin.", metavar="SECOND")] = None,
     end: Annotated[float | None, typer.Option(help="Where to end.", metavar="SECOND")] = None,
     columns: Annotated[int | None, typer.Option(help="Frames in a row.", metavar="NUMBER")] = None,
-    on_error: Annotated[
-        Literal["raise", "partial"],
-        typer.Option(help="With damaged frames: stop with an error, or draw the good ones."),
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Draw frames of a clip, each with its time, as one picture."""
     output = output or Path(f"{_stem(clip)}_frames.png")

@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Arguments and options that several commands share, so that each means and says the same everywhere."""
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,10 @@ NumFrames = Annotated[
 ]
 Fps = Annotated[float | None, typer.Option(help="Frames to sample per second instead.", metavar="NUMBER")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", metavar="NUMBER", min=1)]
+OnError = Annotated[
+    Literal["raise", "partial"],
+    typer.Option(help="With damaged frames: stop with an error, or take the good ones."),
+]
 Device = Annotated[
     str,
     typer.Option(help="Where the model runs, such as cuda:0; auto is all GPUs, or the CPU.", metavar="NAME"),
@@ -30,6 +35,16 @@ Dtype = Annotated[
     str, typer.Option(help="Type of the weights, such as bfloat16; auto is that of the checkpoint.", metavar="NAME")
 ]
 Attention = Annotated[str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")]
+
+
+def as_typed(message: str, command: Any) -> str:
+    """An error of the library that advises `name='value'`, in the words of a command that has that as an option."""
+    options = {param.name: param.opts[0] for param in command.params if param.opts[0].startswith("--")}
+    return re.sub(
+        r"\b(\w+)='(\w+)'",
+        lambda match: f"{options[match[1]]} {match[2]}" if match[1] in options else match[0],
+        message,
+    )
 
 
 def examples(*commands: str) -> str:

@@ -1,6 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """`valley chat` as it is typed."""
 
+from pathlib import Path
+
 import pytest
 from clips import write_clip
 from PIL import Image
@@ -62,3 +64,12 @@ def test_sampling_of_the_command(checkpoint, clip, tmp_path):
 def test_an_image_is_shown_as_an_image(checkpoint, tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "picture.png")
     assert "an image" in talk(checkpoint, str(tmp_path / "picture.png"), text="What?\n").stderr
+
+
+def test_a_clip_that_is_cut_off_is_taken_as_far_as_it_goes_where_asked(checkpoint, tmp_path):
+    whole = Path(write_clip(tmp_path / "clip.mkv", 60, fps=10)).read_bytes()
+    (tmp_path / "clip.mkv").write_bytes(whole[: len(whole) // 2])
+    show = f"/show {tmp_path}/clip.mkv\nWhat?\n"
+    said = talk(checkpoint, text=show).stderr
+    assert "it is cut off" in said and "--on-error partial takes what is there" in said
+    assert "frames from 0:00" in talk(checkpoint, "--on-error", "partial", text=show).stderr

@@ -118,7 +118,8 @@ def test_partial_tells_how_many_frames_are_lost(folder):
         packet = list(clip.demux(video=0))[30]
     data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
     Path("damaged.mp4").write_bytes(data)
-    assert "frames wanted are damaged" in refused("frames", "damaged.mp4", "--fps", "10")
+    said = refused("frames", "damaged.mp4", "--fps", "10")
+    assert "frames wanted are damaged" in said and said.endswith(" s. --on-error partial leaves them out.")
 
     result = valley("frames", "damaged.mp4", "--fps", "10", "--on-error", "partial")
     drawn = sum(map(len, numbers("damaged_frames.png")))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 
+from transformers_valley.plots import COLOURS
 from transformers_valley.training.report import draw_training, smooth
 
 
@@ -16,7 +17,7 @@ def test_the_run_is_drawn(run):
     picture = Image.open(Path(run.args.output_dir, "training.png"))
     assert picture.size == (1300, 910)
     colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=1 << 20)}
-    assert {(0x2F, 0x6D, 0xB3), (0xD1, 0x60, 0x3D), (0x3F, 0x8F, 0x5B)} <= colours  # training, two evaluations
+    assert {ImageColor.getrgb(colour) for colour in COLOURS[:3]} <= colours  # training, two evaluations
     assert "tokens per second" in Path(run.args.output_dir, "README.md").read_text()
 
 
@@ -34,6 +35,21 @@ def test_a_fall_at_the_beginning_does_not_flatten_the_rest(tmp_path, monkeypatch
     draw_training(entries, tmp_path / "training.png")
     draw_training(entries[:50], tmp_path / "training.png")
     assert drawn[0] < 3 and drawn[1] > 9
+
+
+@pytest.mark.parametrize("steps", [2, 20, 500])
+def test_the_legend_covers_no_curve(tmp_path, monkeypatch, steps):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    entries = [{"loss": 2.0, "learning_rate": 0.0, "step": step} for step in range(1, steps + 1)]
+    for name in ("eval_loss", "eval_held_out_loss", "eval_a_very_long_name_of_a_held_out_source_loss"):
+        entries.append({name: 2.1, "step": steps})
+    draw_training(entries, tmp_path / "training.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (legend,) = (legend.get_window_extent() for legend in figure.legends)
+    assert not any(axes.get_tightbbox().overlaps(legend) for axes in figure.axes)
+    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("length", [1, 2, 30, 1000])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..plots import MARKERS, chart_style, place_legend
 from .statistics import Estimate
 
 
@@ -29,24 +30,25 @@ def draw_bars(
         series (`dict[str, list[Estimate]]`): for each of its names one number per group.
     """
     shown = groups[:MOST]
-    figure = Figure(figsize=(8, 1.3 + 0.17 * len(shown) * (len(series) + 0.6)), layout="constrained")
-    axes = figure.subplots()
-    for index, (name, estimates) in enumerate(series.items()):
-        offset = (index - (len(series) - 1) / 2) * 0.8 / len(series)
-        points = [(row + offset, e) for row, e in enumerate(estimates[:MOST]) if e.value is not None]
-        values = [e.value for _, e in points]
-        # A mean of a skewed resample can lie a hair outside of its own percentiles.
-        spread = [[max(0, e.value - e.low) for _, e in points], [max(0, e.high - e.value) for _, e in points]]
-        axes.errorbar(values, [y for y, _ in points], xerr=spread, fmt="o", capsize=3, markersize=5, label=name)
-    axes.set_yticks(range(len(shown)), shown)
-    axes.invert_yaxis()
-    left_out = f", {len(groups) - MOST} groups left out" if len(groups) > MOST else ""
-    axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}", xlim=(0, None))
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(loc="best", frameon=False)
-    figure.savefig(file, dpi=110)
+    with chart_style():
+        figure = Figure(figsize=(10, 1.5 + 0.2 * len(shown) * (len(series) + 0.6)), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, estimates) in enumerate(series.items()):
+            offset = (index - (len(series) - 1) / 2) * 0.8 / len(series)
+            points = [(row + offset, e) for row, e in enumerate(estimates[:MOST]) if e.value is not None]
+            values = [e.value for _, e in points]
+            # A mean of a skewed resample can lie a hair outside of its own percentiles.
+            spread = [[max(0, e.value - e.low) for _, e in points], [max(0, e.high - e.value) for _, e in points]]
+            marker = MARKERS[index % len(MARKERS)]
+            axes.errorbar(values, [y for y, _ in points], xerr=spread, fmt=marker, capsize=3, label=name)
+        axes.set_yticks(range(len(shown)), shown)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        left_out = f", {len(groups) - MOST} groups left out" if len(groups) > MOST else ""
+        axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}", xlim=(0, None))
+        if len(series) > 1:
+            place_legend(axes)
+        figure.savefig(file)
 
 
 __all__ = ["draw_bars"]

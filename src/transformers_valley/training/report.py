@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..hub.model_card import read_facts, short_name, write_model_card
+from ..plots import COLOURS, MARKERS, chart_style, place_legend
 from .parameters import count_parameters
 
 
@@ -128,54 +129,47 @@ def draw_training(log_history: list[dict[str, float]], path: str | os.PathLike) 
                 source = key.removeprefix("eval_").removesuffix("loss").removesuffix("_")
                 evaluations.setdefault(source or "evaluation", []).append((entry["step"], entry[key]))
 
-    ink, faint, colour = "#2b2b2b", "#9a9a9a", "#2f6db3"
-    others = ["#d1603d", "#3f8f5b", "#8a5aa8", "#b8860b", "#2a9d9d", "#c0507e"]
-    figure = Figure(figsize=(10, 7), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
-    axes = figure.subplot_mosaic([["loss", "loss"], ["rate", "speed"]], height_ratios=[2.1, 1])
-    for name, title in (("loss", "Loss"), ("rate", "Learning rate"), ("speed", "Tokens per second")):
-        axis = axes[name]
-        axis.set_title(title, loc="left", fontsize=12, color=ink, fontweight="bold")
-        axis.set_xlabel("step", color=ink)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(faint)
-        axis.tick_params(colors=ink, labelsize=9)
-        axis.grid(axis="y", color="#e6e6e6")
-        axis.set_axisbelow(True)
-        axis.set_xlim(0, 1.01 * numbers[-1])
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    with chart_style():
+        figure = Figure(figsize=(10, 7), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)
+        axes = figure.subplot_mosaic([["loss", "loss"], ["rate", "speed"]], height_ratios=[2.1, 1])
+        for name, title in (("loss", "Loss"), ("rate", "Learning rate"), ("speed", "Tokens per second")):
+            axes[name].set(title=title, xlabel="step", xlim=(0, 1.01 * numbers[-1]))
+            axes[name].grid(axis="x", visible=False)
+            axes[name].xaxis.set_major_locator(MaxNLocator(8 if name == "loss" else 5, integer=True))
 
-    dots = {"marker": "o"} if len(steps) == 1 else {}  # a line of one point cannot be seen
-    axes["loss"].plot(numbers, losses, color=colour, alpha=0.3, linewidth=1, label="training")
-    smoothed = smooth(losses)
-    axes["loss"].plot(numbers, smoothed, color=colour, linewidth=2.2, label="training, smoothed", **dots)
-    for index, (source, points) in enumerate(sorted(evaluations.items())):
-        style = {"color": others[index % len(others)], "marker": "o", "markersize": 5, "linewidth": 1.5}
-        axes["loss"].plot(*zip(*points, strict=True), label=source, **style)
-    # How a loss falls at the very beginning would flatten all that comes after it.
-    later = [
-        smoothed[len(losses) // 20 :].max(),
-        *(loss for points in evaluations.values() for _, loss in points),
-    ]
-    if len(losses) >= 100 and losses[0] > 2 * max(later):
-        axes["loss"].set_ylim(top=1.2 * max(later))
-        axes["loss"].set_title(f"from {losses[0]:.2g} at the first step", loc="right", fontsize=9, color=faint)
-    axes["loss"].legend(frameon=False, labelcolor=ink, fontsize=9, loc="upper right")
+        raw = {"color": COLOURS[0], "alpha": 0.35, "linewidth": 1}
+        dots = {"marker": MARKERS[0]} if len(steps) == 1 else {}  # a line of one point cannot be seen
+        axes["loss"].plot(numbers, losses, **raw, label="training")
+        smoothed = smooth(losses)
+        axes["loss"].plot(numbers, smoothed, label="training, smoothed", **dots)
+        for index, (source, points) in enumerate(sorted(evaluations.items()), start=1):
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+            axes["loss"].plot(*zip(*points, strict=True), label=source, linewidth=1.5, **style)
+        # How a loss falls at the very beginning would flatten all that comes after it.
+        later = [
+            smoothed[len(losses) // 20 :].max(),
+            *(loss for points in evaluations.values() for _, loss in points),
+        ]
+        if len(losses) >= 100 and losses[0] > 2 * max(later):
+            axes["loss"].set_ylim(top=1.2 * max(later))
+            axes["loss"].set_title(f"Loss, from {losses[0]:.2g} at the first step")
+        place_legend(axes["loss"])
 
-    axes["rate"].plot(numbers, [entry["learning_rate"] for entry in steps], color=colour, linewidth=2, **dots)
-    axes["rate"].yaxis.set_major_formatter(lambda rate, _: f"{rate:.1e}".replace("e-0", "e-") if rate else "0")
-    axes["rate"].set_ylim(bottom=0)
+        axes["rate"].plot(numbers, [entry["learning_rate"] for entry in steps], **dots)
+        axes["rate"].yaxis.set_major_formatter(lambda rate, _: f"{rate:.1e}".replace("e-0", "e-") if rate else "0")
+        axes["rate"].set_ylim(bottom=0)
 
-    timed = [entry for entry in steps if "tokens_per_second" in entry]
-    if timed:
-        numbers, speeds = zip(*((entry["step"], entry["tokens_per_second"]) for entry in timed), strict=True)
-        axes["speed"].plot(numbers, speeds, color=colour, alpha=0.3, linewidth=1)
-        axes["speed"].plot(numbers, smooth(speeds), color=colour, linewidth=2, **dots)
-        axes["speed"].yaxis.set_major_formatter(EngFormatter(sep=""))
-        wait = median(entry["data_wait_share"] for entry in timed)
-        axes["speed"].set_title(f"{wait:.0%} of the time waiting for data", loc="right", fontsize=9, color=faint)
-    axes["speed"].set_ylim(bottom=0)
-    figure.savefig(path, dpi=130)
+        timed = [entry for entry in log_history if "tokens_per_second" in entry]
+        if timed:
+            numbers, speeds = zip(*((entry["step"], entry["tokens_per_second"]) for entry in timed), strict=True)
+            axes["speed"].plot(numbers, speeds, **raw)
+            axes["speed"].plot(numbers, smooth(speeds), color=COLOURS[0], **dots)
+            axes["speed"].yaxis.set_major_formatter(EngFormatter(sep=""))
+            wait = median(entry["data_wait_share"] for entry in timed)
+            axes["speed"].set_xlabel(f"step; {wait:.0%} of the time waits for data")
+        axes["speed"].set_ylim(bottom=0)
+        figure.savefig(path)
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
