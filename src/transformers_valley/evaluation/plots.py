@@ -31,7 +31,7 @@ def draw_bars(
     """
     shown = groups[:MOST]
     with chart_style():
-        figure = Figure(figsize=(10, 1.6 + 0.22 * len(shown) * (len(series) + 0.6)), layout="constrained")
+        figure = Figure(figsize=(10, 1.5 + 0.2 * len(shown) * (len(series) + 0.6)), layout="constrained")
         axes = figure.subplots()
         for index, (name, estimates) in enumerate(series.items()):
             offset = (index - (len(series) - 1) / 2) * 0.8 / len(series)
