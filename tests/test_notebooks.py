@@ -41,6 +41,14 @@ def test_cells_are_code_without_stale_outputs(name):
         assert not cell["outputs"] and cell["execution_count"] is None
 
 
+@pytest.mark.parametrize("name", SMALLER)
+def test_valley_is_registered_before_an_auto_class_loads_it(name):
+    """Here it is registered already; a linter takes the import for unused."""
+    code = "\n".join("".join(cell["source"]) for cell in read_cells(name) if cell["cell_type"] == "code")
+    loads = code.find("from_pretrained(")
+    assert loads < 0 or 0 <= code.find("import transformers_valley") < loads
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLER)
 def test_notebooks_run(name, checkpoint, tmp_path, monkeypatch, capsys):
