@@ -26,6 +26,15 @@ def test_a_run_that_was_stopped_after_one_step_is_drawn(tmp_path):
     assert (tmp_path / "training.png").exists()
 
 
+def test_speed_is_drawn_though_it_is_logged_apart_from_the_loss(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes[2].lines))
+    entries = [{"loss": 1.0, "learning_rate": 0.0, "step": step} for step in (1, 2)]
+    entries += [{"tokens_per_second": 9.0, "data_wait_share": 0.1, "step": step} for step in (1, 2)]
+    draw_training(entries, tmp_path / "training.png")
+    assert list(drawn[0][0].get_ydata()) == [9.0, 9.0]
+
+
 def test_a_fall_at_the_beginning_does_not_flatten_the_rest(tmp_path, monkeypatch):
     losses = [2 + 8 * math.exp(-step / 50) for step in range(10_000)]
     assert smooth(losses)[0] > 7
