@@ -2,6 +2,7 @@
 """The house rules of CONTRIBUTING.md that code can check."""
 
 import ast
+import re
 import subprocess
 import sys
 import warnings
@@ -95,6 +96,18 @@ def test_import_is_light():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_tree_in_contributing_is_the_real_one():
+    tree = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text().partition("src/transformers_valley/\n")[2]
+    listed = {
+        name
+        for line in tree.partition("src/valley_cli")[0].splitlines()
+        for name in re.findall(r"[\w.]+\.py|\w+/", line[:30])
+    }
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in PACKAGE.iterdir()}
+    there = {name for name in there if name.endswith((".py", "/")) and not name.startswith("__")}
+    assert listed == there
 
 
 def test_public_names():

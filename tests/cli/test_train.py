@@ -12,7 +12,7 @@ from valley_cli import train
 from valley_cli.app import app
 
 
-RECIPES = ["fine_tune_lora", "stage1_align", "stage2_instruct", "stage2_lora"]
+RECIPES = ["fine_tune_lora", "small_align", "small_instruct", "stage1_align", "stage2_instruct", "stage2_lora"]
 
 
 @pytest.fixture

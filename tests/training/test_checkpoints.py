@@ -181,8 +181,8 @@ def disown(folder):
 
 
 def stream(monkeypatch):
-    def load(*args):
-        return load_rows(*args).to_iterable_dataset(num_shards=2)
+    def load(*args, streaming=False, **kwargs):
+        return load_rows(*args, **kwargs).to_iterable_dataset(num_shards=2)
 
     monkeypatch.setattr(prepare_module, "load_rows", load)
 

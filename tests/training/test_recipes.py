@@ -129,6 +129,24 @@ def test_a_valley_is_fine_tuned_on_clips_of_ones_own(checkpoint, rows, tmp_path)
     assert answer["generated_text"]
 
 
+def test_the_small_recipes_join_align_and_instruct(rows, tmp_path):
+    """On parts of the same kinds as theirs: a CLIP and a Qwen3."""
+    size, crop_size = {"shortest_edge": 28}, {"height": 28, "width": 28}
+    for part in (tiny_vision(), CLIPImageProcessor(size=size, crop_size=crop_size)):
+        part.save_pretrained(tmp_path / "vision")
+    for part in (tiny_text("qwen3"), tiny_tokenizer()):
+        part.save_pretrained(tmp_path / "text")
+    options = {"media_root": rows.parent, "max_steps": 2, "gradient_accumulation_steps": 1}
+    vision = {"vision_model_name_or_path": tmp_path / "vision"}
+    sft.main(arguments("small_align.yaml", tmp_path / "text", rows, tmp_path / "aligned", **options, **vision))
+    sft.main(arguments("small_instruct.yaml", tmp_path / "aligned", rows, tmp_path / "out", **options))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert model.config.text_config.model_type == "qwen3" and model.config.temporal_module == "transformer"
+    pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
+    (answer,) = pipe(str(rows.parent / "clip.mp4"), "What happens?", max_new_tokens=4, return_full_text=False)
+    assert answer["generated_text"]
+
+
 @pytest.mark.parametrize("recipe", ["stage1_align", "stage2_instruct", "stage2_lora"])
 def test_the_lines_that_switch_watching_on_are_right(recipe, checkpoint, tmp_path):
     text = (ROOT / "examples" / "configs" / f"{recipe}.yaml").read_text()
