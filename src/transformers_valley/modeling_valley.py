@@ -4,7 +4,8 @@
 pixels (frames, 3, H, W) -> vision tower (frames, 1 + P, D) -> temporal module, per clip (P + T, D) -> projector
 -> placed at the placeholders of the prompt -> language model. An image is a clip of one frame.
 
-It is one file, as each model of transformers is: readers look for all of a model here, and it travels with checkpoints.
+It is one file, as each model of transformers is: readers look for all of a model here, and it travels with
+checkpoints.
 """
 
 import contextlib
