@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
-# The placeholders of an image and a video, and the delimiters of the released 2023 vocabulary around their features.
+# The placeholders of an image and a video, and the delimiters of the released vocabulary around their features.
 SPECIAL_TOKENS = ("<image>", "<video>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>")
 
 # Where a checkpoint that is loaded without this package finds its classes: the files beside its weights.
@@ -18,7 +18,7 @@ _AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_valley.ValleyForConditionalGeneration",
 }
 
-# Fields that stand at the top level only where a language model's own config was stored flat: the 2023 code of Valley
+# Fields that stand at the top level only where a language model's own config was stored flat: the original code of Valley
 # and ByteDance's later, unrelated Valley2 both did this, and both call themselves `model_type: "valley"`.
 _FLAT_CONFIG_FIELDS = {"hidden_size", "num_hidden_layers", "mm_vision_tower", "mm_hidden_size", "use_mm_proj"}
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -15,10 +16,12 @@ import sft
 import torch
 from accelerate.utils import HfDeepSpeedConfig
 from clips import write_clip
+from datasets import Dataset
 from launching import arguments
 from test_decoders import tiny_decoder
 from tiny import tiny_text, tiny_tokenizer, tiny_valley
-from transformers import AutoConfig, AutoProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from transformers_valley.training import checks
@@ -164,6 +167,18 @@ def test_bad_input_ends_in_one_clear_error(folder, config, options, message, mon
     monkeypatch.setattr(SFTTrainer, "training_step", lambda *_, **__: pytest.fail("a step was taken"))
     with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){message}"):
         sft.main(flags_of(folder, config, options))
+
+
+def test_answers_that_the_tokenizer_cannot_spell_are_told(folder):
+    tokenizer = tiny_tokenizer()
+    rows = Dataset.from_list([{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "Bars."}]}]}])
+    with warnings.catch_warnings(action="error"):
+        checks._warn_of_unknown_tokens(tokenizer, rows)
+    spelt = Tokenizer(models.WordLevel({"<unk>": 0, "Bars": 1}, unk_token="<unk>"))
+    spelt.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=spelt, unk_token="<unk>")
+    with pytest.warns(UserWarning, match="50% of the tokens to be learnt are <unk>.* such as 'Bars.'"):
+        checks._warn_of_unknown_tokens(words, rows)
 
 
 def test_more_processes_than_rows():

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 Folders = Mapping[str, str]  # name to folder; "" is the one for all other paths
 
-# WebVid's clips are named by page and number in the records of 2023, whose code looked below `webvid`.
+# WebVid's clips are named by page and number in the original records, whose code looked below `webvid`.
 _WEBVID = re.compile(r"\d{6}_\d{6}/\d+\.mp4")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # where a record gives a clip's id alone
 
 # Names of one file in copies of a set: what the end of a path looks like, and the ends that it may have instead.
 _OTHER_NAMES = (
     (r"(\d{12}\.jpg)", (r"COCO_train2014_\1",)),  # COCO's train2017 and train2014; LLaVA-Instruct names the former
-    (r"(\d{6}_\d{6}/\d+\.mp4)", (r"webvid/\1", r"valley/\1")),  # Valley's code of 2023, Video-LLaVA's copy
+    (r"(\d{6}_\d{6}/\d+\.mp4)", (r"webvid/\1", r"valley/\1")),  # the original Valley repository, Video-LLaVA's copy
     (r"jukinmedia_(v_\d+\.mp4)", (r"\1",)),  # Valley's paper, its crawler
     (r"(v_\d+\.mp4)", (r"jukinmedia_\1",)),
     (r"v_([\w-]{11}\.mp4)", (r"\1",)),  # VATEX by Valley's crawler, and by YouTube's id alone

@@ -50,7 +50,7 @@ class SourceCounts:
         self.images += kinds.count("image")
         self.missing += bool(missing_paths(row))
         self.turns.append(sum(message["role"] == "user" for message in row["messages"]))
-        self.words += [len(answer.split()) for answer in _answers(row["messages"])]
+        self.words += [len(answer.split()) for answer in answers_in(row["messages"])]
 
     def summary(self, max_length: int | None = None) -> dict[str, int | float | str]:
         """The counts; of answers the mean of words; of tokens mean, median, most and how many rows are longer."""
@@ -94,7 +94,7 @@ def count_sources(
             for row, length in zip(several, count_tokens(batch["messages"], processor), strict=True):
                 counts = found[row["source"]]
                 counts.lengths.append(length)
-                ids = processor.tokenizer(list(_answers(row["messages"])), add_special_tokens=False)["input_ids"]
+                ids = processor.tokenizer(list(answers_in(row["messages"])), add_special_tokens=False)["input_ids"]
                 counts.learnt += sum(map(len, ids))
                 counts.unknown += sum(part.count(processor.tokenizer.unk_token_id) for part in ids)
     return found
@@ -153,7 +153,8 @@ def draw_sources(found: Mapping[str, SourceCounts], file: str | os.PathLike, max
     figure.savefig(file, dpi=110)
 
 
-def _answers(messages: list[dict[str, Any]]) -> list[str]:
+def answers_in(messages: list[dict[str, Any]]) -> list[str]:
+    """The texts of a row's answers, which are what is learnt."""
     return [
         block["text"]
         for message in messages
@@ -163,4 +164,4 @@ def _answers(messages: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-__all__ = ["SourceCounts", "count_sources", "describe_sources", "draw_sources"]
+__all__ = ["SourceCounts", "answers_in", "count_sources", "describe_sources", "draw_sources"]

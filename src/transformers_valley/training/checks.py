@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,11 @@ from datasets import Dataset
 from transformers import AutoConfig, IntervalStrategy
 
 from ..data.lengths import check_max_length
+from ..data.statistics import answers_in
 from ..processing_valley import ValleyProcessor
 
+
+LOOKED_AT = 32  # rows whose answers are looked at before a run
 
 # Model types of decoders whose attention tells packed rows apart by their positions, in every implementation of it.
 PACKABLE = (
@@ -230,6 +234,22 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
     check_number_of_rows(number, training_args)
     if peft_config is not None:
         check_adapter_names(model, peft_config)
+    _warn_of_unknown_tokens(processor.tokenizer, rows)
+
+
+def _warn_of_unknown_tokens(tokenizer, rows) -> None:
+    """Of answers that the tokenizer cannot spell no model learns a word. The first rows tell."""
+    if tokenizer.unk_token_id is None:
+        return
+    answers = [answer for row in rows.take(LOOKED_AT) for answer in answers_in(row["messages"])]
+    ids = [part for answer in answers for part in tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    if unknown := ids.count(tokenizer.unk_token_id):
+        warnings.warn(
+            f"{unknown / len(ids):.0%} of the tokens to be learnt are {tokenizer.unk_token}, in the first "
+            f"{LOOKED_AT} rows: this tokenizer cannot spell these answers, such as {answers[0]!r}. Begin from a model "
+            "that has the words.",
+            stacklevel=2,
+        )
 
 
 def _check_processor(model, processor: ValleyProcessor, max_length: int | None) -> None:
