@@ -18,7 +18,7 @@ _AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_valley.ValleyForConditionalGeneration",
 }
 
-# Fields that stand at the top level only where a language model's own config was stored flat: the original code of Valley
+# Fields that stand at the top level only where a language model's own config was stored flat: the original Valley repo
 # and ByteDance's later, unrelated Valley2 both did this, and both call themselves `model_type: "valley"`.
 _FLAT_CONFIG_FIELDS = {"hidden_size", "num_hidden_layers", "mm_vision_tower", "mm_hidden_size", "use_mm_proj"}
 

@@ -108,7 +108,7 @@ def sample_video(
         fps (`float`, *optional*, defaults to 0.5 where `num_frames` is not given): takes the frames that a player
             shows at `start`, `start + 1 / fps`, ... before the end; at least one.
         num_frames (`int` or `"all"`, *optional*): takes frames number `np.linspace(0, n - 1, num_frames).astype(int)`
-            of the n frames between `start` and `end`, as the 2023 code does; short clips repeat frames. `"all"`
+            of the n frames between `start` and `end`, as the original code does; short clips repeat frames. `"all"`
             takes each of the n once.
         max_frames (`int`, *optional*): where `fps` gives more, that many times spread uniformly from the first to
             the last of them. `num_frames` does not look at it.
@@ -210,7 +210,7 @@ def use_one_thread_in_forks() -> None:
 
 
 def uniform_indices(n: int, num_frames: int) -> np.ndarray:
-    """Gives `num_frames` of the indices 0 to n - 1, evenly spaced, first and last included: the 2023 code's rule."""
+    """Gives `num_frames` of the indices 0 to n - 1, evenly spaced, first and last included: the original code's rule."""
     return np.linspace(0, n - 1, num_frames).astype(int)
 
 

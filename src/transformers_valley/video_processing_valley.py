@@ -110,7 +110,7 @@ class ValleyVideoProcessor(BaseVideoProcessor):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
-    # One frame every two seconds (paper, Section 4.1). `num_frames=8` and no `fps` is how the original Valley repository sampled.
+    # One frame every two seconds (paper, Section 4.1). The original repository took `num_frames=8` and no `fps`.
     do_sample_frames = True
     fps = 0.5
     num_frames = None
