@@ -210,7 +210,7 @@ def use_one_thread_in_forks() -> None:
 
 
 def uniform_indices(n: int, num_frames: int) -> np.ndarray:
-    """Gives `num_frames` of the indices 0 to n - 1, evenly spaced, first and last included: the original code's rule."""
+    """`num_frames` of the indices 0 to n - 1, evenly spaced, first and last included: the original code's rule."""
     return np.linspace(0, n - 1, num_frames).astype(int)
 
 
