@@ -111,7 +111,10 @@ def test_a_folder_loads_without_the_package(checkpoint, clip, tmp_path):
 def other_environments() -> list[Path]:
     """Those that the Makefile has made beside this one, with other versions of transformers."""
     return [
-        flag.parent for flag in Path(sys.prefix).parent.glob(".venv*/installed") if flag.parent != Path(sys.prefix)
+        flag.parent
+        for flag in Path(sys.prefix).parent.glob(".venv*/installed")
+        if flag.parent != Path(sys.prefix)
+        and any(flag.parent.glob("lib/python3*/site-packages/transformers/__init__.py"))
     ]
 
 
