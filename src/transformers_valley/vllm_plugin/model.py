@@ -97,7 +97,12 @@ class ValleyForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        return self.language_model.compute_logits(hidden_states)
+        """Logits `(tokens, vocabulary)` on the rank that samples. As in `generate`, no placeholder is written."""
+        logits = self.language_model.compute_logits(hidden_states)
+        if logits is not None:
+            for token_id in (self.config.image_token_id, self.config.video_token_id):
+                logits[:, token_id] = -torch.inf
+        return logits
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load a checkpoint of this library; layers of the tower that Valley does not build are left out."""
