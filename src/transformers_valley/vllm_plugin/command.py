@@ -21,6 +21,9 @@ from . import requests
 __all__ = ["is_ready", "serve", "vllm_command"]
 
 
+_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+
+
 def is_ready(device: str, attn_implementation: str | None) -> bool:
     """Whether vLLM is installed beside a GPU, and these options leave the choice of both to it."""
     if device != "auto" or attn_implementation is not None:
@@ -91,6 +94,8 @@ def vllm_command(
     environment = {
         requests.STOP_VARIABLE: json.dumps(list(generation.stop_strings or ())),
         requests.HOSTS_VARIABLE: json.dumps(hosts),
+        # vLLM's 5 seconds are less than balancers and clients keep a connection: a request may meet its end.
+        _KEEP_ALIVE: os.environ.get(_KEEP_ALIVE, "75"),
     }
     if api_key is not None:  # other users of the machine see the words of a command
         environment["VLLM_API_KEY"] = api_key
