@@ -64,7 +64,7 @@ def count_step(model: nn.Module, rows: int, num_frames: int, text_tokens: int, a
 
     # Once, and at one moment: the pictures; casts of weights; gradients on their way.
     visual, passing_visual, visual_flops = _count_visual(parts, config, rows, num_frames, autocast)
-    once = visual + tokens * (2 * wide + 4 + trains * wide) * hidden
+    once = visual + tokens * (wide + 4 + trains * wide) * hidden
     casts = autocast * sum(2 * w.numel() for w in weights.values() if w.requires_grad and w.element_size() == 4)
     passing = tokens * (3 * narrow * inner + 8 * hidden)
     fused = learnt * 4 * hidden + narrow * min(learnt, 1024) * 32768  # TRL's gradient and logits at a time
@@ -111,6 +111,7 @@ def _count_visual(parts: dict, config, rows: int, num_frames: int, autocast: boo
         kept = layers * (narrow * (8 * hidden + 3 * inner) + (8 * hidden if narrow < wide else 0) + 4 * heads)
         features += frames * patches * kept
     chunk = min(frames, config.vision_chunk_size) * patches * narrow * (2 * inner + 6 * hidden)
+    passing = pixels + features + chunk  # what follows the tower is not there yet
 
     positions = rows * patches
     own = sum(weight.numel() for weight in temporal.parameters())
@@ -126,7 +127,7 @@ def _count_visual(parts: dict, config, rows: int, num_frames: int, autocast: boo
     projected = rows * (patches + num_frames)
     features += projected * hidden * narrow
     flops += 2 * projected * projector.weight.numel() * (3 if own else 2)
-    return pixels + features, pixels + features + chunk, flops
+    return pixels + features, passing, flops
 
 
 __all__ = ["Step", "count_step"]
