@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from transformers_valley.whole_files import DiskFullError, disk_full_errors, read_json, whole_folder, write_whole
+from transformers_valley.whole_files import (
+    DiskFullError,
+    disk_full_errors,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -62,6 +69,18 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch,
     with pytest.raises(DiskFullError if error is FULL else KeyboardInterrupt):
         write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt(), ValueError("broken")], ids=repr)
+def test_a_file_appears_at_the_end_of_its_block_or_not_at_all(tmp_path, error):
+    file = tmp_path / "rows.jsonl"
+    with whole_file(file) as part:
+        part.write_text("first")
+        assert not file.exists()
+    with pytest.raises(DiskFullError if error is FULL else type(error)), whole_file(file) as part:
+        part.write_text("half")
+        raise error
+    assert file.read_text() == "first" and os.listdir(tmp_path) == ["rows.jsonl"]
 
 
 def test_a_folder_appears_at_the_end_of_the_block_with_its_name_and_the_usual_modes(tmp_path):

@@ -61,18 +61,38 @@ def disk_full_errors(
         ) from error
 
 
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file and its parent folders. A reader, and a run that was killed, never see a part of it."""
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, num_bytes: int | None = None) -> Iterator[Path]:
+    """
+    A file to write, which becomes `path` at the end of the block and is removed after an error.
+
+    Args:
+        path (`str`):
+            In a folder that is there. A file at `path` is replaced.
+        num_bytes (`int`, *optional*):
+            Its size, for the message about a full disk.
+
+    Raises:
+        DiskFullError: if the disk or a quota becomes full.
+    """
     path = Path(path)
     part = path.with_name(f".incomplete-{uuid.uuid4().hex}")  # tempfile's files are readable by their owner only
-    with disk_full_errors(f"'{path.name}'", path.parent, len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_errors(f"'{path.name}'", path.parent, num_bytes):
         try:
-            part.write_bytes(data)
+            yield part
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file and its parent folders. A reader, and a run that was killed, never see a part of it."""
+    path = Path(path)
+    with disk_full_errors(f"'{path.name}'", path.parent, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, len(data)) as part:
+        part.write_bytes(data)
 
 
 @contextlib.contextmanager
@@ -130,4 +150,4 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-__all__ = ["DiskFullError", "disk_full_errors", "read_json", "whole_folder", "write_whole"]
+__all__ = ["DiskFullError", "disk_full_errors", "read_json", "whole_file", "whole_folder", "write_whole"]

@@ -7,9 +7,9 @@ In go rows of any format; out come records with `conversations`, or a JSON file 
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+from ..whole_files import whole_file
 from .formats import to_row
 from .media import as_folders
 from .rows import CLIP_SETTINGS
@@ -74,17 +74,12 @@ def write_llava(
         ValueError: as [`to_llava`], before anything is there.
         OSError: if the file cannot be written.
     """
-    file = Path(file)
-    part, count = file.with_name(f".incomplete-{os.getpid()}-{file.name}"), 0
-    try:
-        with part.open("w", encoding="utf-8") as text:
-            for count, row in enumerate(rows, start=1):
-                text.write("[\n" if count == 1 else ",\n")
-                json.dump(to_llava(row, media_root), text, ensure_ascii=False)
-            text.write("\n]\n" if count else "[]\n")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    count = 0
+    with whole_file(file) as part, part.open("w", encoding="utf-8") as text:
+        for count, row in enumerate(rows, start=1):
+            text.write("[\n" if count == 1 else ",\n")
+            json.dump(to_llava(row, media_root), text, ensure_ascii=False)
+        text.write("\n]\n" if count else "[]\n")
     return count
 
 

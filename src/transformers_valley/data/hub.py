@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, Image, IterableDataset, List, Video, load_dataset
 
+from ..whole_files import write_whole
 from .mixtures import Source
 
 
@@ -65,10 +66,7 @@ def _as_paths(value: Any, suffix: str) -> Any:
     name = hashlib.blake2b(content, digest_size=16).hexdigest() + (Path(value.get("path") or "").suffix or suffix)
     file = Path(datasets.config.HF_DATASETS_CACHE, "valley_media", name[:2], name)
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{name}.{os.getpid()}")
-        part.write_bytes(content)
-        os.replace(part, file)  # whole or not at all: several processes may read one data set
+        write_whole(file, content)  # several processes may read one data set
     return str(file)
 
 

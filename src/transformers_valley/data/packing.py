@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 from ..video_decoding import SampledVideo
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
-from ..whole_files import disk_full_errors, write_whole
+from ..whole_files import whole_file, write_whole
 from .decode import BadSampleError, visuals_of
 from .frames import DESCRIPTION, PACKED_FEATURES, PackSettings, name_shard, read_description
 from .rows import CLIP_SETTINGS, fill_features
@@ -110,20 +109,15 @@ def pack_shard(
     """
     torch.set_num_threads(1)  # and so decode: the other cores have a process each
     path = Path(folder, name_shard(shard, num_shards))
-    unfinished, bad = path.with_name(f".incomplete-{uuid.uuid4().hex}"), []
-    rows = rows.shard(num_shards, shard, contiguous=True)
-    try:
-        with disk_full_errors(f"'{path.name}'", path.parent):
-            schema = PACKED_FEATURES.arrow_schema
-            with pyarrow.parquet.ParquetWriter(unfinished, schema, use_dictionary=False) as file:
-                for batch in _batches(_pack_rows(rows, settings, bad if skip_bad else None)):
-                    file.write_table(pyarrow.Table.from_pylist(batch, schema))
-            # The list comes first: a shard that is there is whole, and so is what is known of it.
-            if bad:
-                write_whole(_bad_file(path), "".join(json.dumps(entry) + "\n" for entry in bad).encode())
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    rows, bad = rows.shard(num_shards, shard, contiguous=True), []
+    schema = PACKED_FEATURES.arrow_schema
+    with whole_file(path) as part:
+        with pyarrow.parquet.ParquetWriter(part, schema, use_dictionary=False) as file:
+            for batch in _batches(_pack_rows(rows, settings, bad if skip_bad else None)):
+                file.write_table(pyarrow.Table.from_pylist(batch, schema))
+        # The list comes first: a shard that is there is whole, and so is what is known of it.
+        if bad:
+            write_whole(_bad_file(path), "".join(json.dumps(entry) + "\n" for entry in bad).encode())
 
 
 def _begin(folder: Path, rows: Dataset, settings: PackSettings, num_shards: int) -> None:

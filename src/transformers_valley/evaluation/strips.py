@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ..whole_files import whole_file
+
 
 FRAMES = "frames"  # folder in that of a run
 HEIGHT, MOST = 72, 8  # pixels of a strip, and frames in it
@@ -44,9 +46,8 @@ def keep_strip(run: str | os.PathLike, name: str, frames: Any, size: tuple[int, 
         for i, picture in enumerate(pictures):
             # Resized to cover, then cut: what a processor does with the short side and a centre crop.
             strip.paste(ImageOps.fit(picture, (width, HEIGHT)), (i * width, 0))
-        part = file.with_suffix(f".{os.getpid()}.part")  # several processes may show one clip
-        strip.save(part, "JPEG", quality=75)
-        part.replace(file)
+        with whole_file(file) as part:  # several processes may show one clip
+            strip.save(part, "JPEG", quality=75)
     return {"strip": path, "strip_frames": chosen}
 
 

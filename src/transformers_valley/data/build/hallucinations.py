@@ -8,7 +8,6 @@ beside them the others with what it marked, and how many there are.
 import itertools
 import json
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...endpoint import Endpoint, Reply
-from ...whole_files import disk_full_errors
+from ...whole_files import whole_file
 from ..files import check_file, read_records
 from .captions import Caption, read_captions
 
@@ -72,24 +71,16 @@ def check_hallucinations(
     check_file(file)
     known = {one.path: one for one in read_captions(captions) if isinstance(one, Caption)}
     output, found = Path(output), Verdicts()
-    paths = (output, output.with_name(f"{output.name}.marked.jsonl"))
-    parts = [path.with_name(f".incomplete-{uuid.uuid4().hex}") for path in paths]
     rows = _rows(file, known)
-    try:
-        with disk_full_errors("rows", output.parent):
-            with parts[0].open("w", encoding="utf-8") as clean, parts[1].open("w", encoding="utf-8") as marked:
-                while batch := list(itertools.islice(rows, BATCH)):
-                    requests = [_request(record, caption) for record, caption in batch]
-                    replies = endpoint.ask(requests, desc="Verdicts", progress=progress)
-                    for (record, _), reply in zip(batch, replies, strict=True):
-                        about = _judge(record, reply, found)
-                        line = json.dumps(record | about, ensure_ascii=False) + "\n"
-                        (marked if about else clean).write(line)
-            for part, path in zip(parts, paths, strict=True):
-                os.replace(part, path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    with whole_file(output.with_name(f"{output.name}.marked.jsonl")) as marked_part, whole_file(output) as part:
+        with part.open("w", encoding="utf-8") as clean, marked_part.open("w", encoding="utf-8") as marked:
+            while batch := list(itertools.islice(rows, BATCH)):
+                requests = [_request(record, caption) for record, caption in batch]
+                replies = endpoint.ask(requests, desc="Verdicts", progress=progress)
+                for (record, _), reply in zip(batch, replies, strict=True):
+                    about = _judge(record, reply, found)
+                    line = json.dumps(record | about, ensure_ascii=False) + "\n"
+                    (marked if about else clean).write(line)
     return found
 
 

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...whole_files import disk_full_errors, read_json, write_whole
+from ...whole_files import disk_full_errors, read_json, whole_file, write_whole
 from .captions import Caption, read_captions
 
 
@@ -168,12 +167,8 @@ def _hash_all(texts: list[str], phrases: Phrases, number: int, bar: tqdm) -> np.
 
 
 def _keep(path: Path, array: np.ndarray) -> None:
-    part = path.with_name(f".incomplete-{uuid.uuid4().hex}.npy")
-    try:
-        np.save(part, array)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        np.save(file, array)
 
 
 def _choose(hashes: np.ndarray, places: np.ndarray, found: Selection, least: int, most: int, seed: int) -> np.ndarray:
@@ -195,15 +190,10 @@ def _choose(hashes: np.ndarray, places: np.ndarray, found: Selection, least: int
 
 
 def _write(file: str | os.PathLike, output: Path, is_chosen: np.ndarray, seed: int) -> None:
-    part = output.with_name(f".incomplete-{uuid.uuid4().hex}")
-    try:
-        with part.open("w", encoding="utf-8") as lines:
-            for place, caption in enumerate(_captions(file)):
-                if is_chosen[place]:
-                    lines.write(json.dumps(_record(caption, seed), ensure_ascii=False) + "\n")
-        os.replace(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(output) as part, part.open("w", encoding="utf-8") as lines:
+        for place, caption in enumerate(_captions(file)):
+            if is_chosen[place]:
+                lines.write(json.dumps(_record(caption, seed), ensure_ascii=False) + "\n")
 
 
 def _record(caption: Caption, seed: int) -> dict:

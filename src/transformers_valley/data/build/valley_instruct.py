@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import re
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...endpoint import Endpoint, Reply
-from ...whole_files import disk_full_errors
+from ...whole_files import whole_file
 from .captions import Caption, read_captions
 
 
@@ -108,20 +107,13 @@ def build_instructions(
     """
     output, built = Path(output), Built()
     rejected = output.with_name(f"{output.name}.rejected.jsonl")
-    parts = [path.with_name(f".incomplete-{uuid.uuid4().hex}") for path in (output, rejected)]
     captions = itertools.islice(_readable(file, built), limit)
-    try:
-        with disk_full_errors("rows", output.parent):
-            with parts[0].open("w", encoding="utf-8") as rows, parts[1].open("w", encoding="utf-8") as others:
-                while batch := list(itertools.islice(captions, BATCH)):
-                    _build_batch(batch, endpoint, built, (rows, others), attempts, seed, progress, request)
-            if not built.rows and not built.rejected:
-                raise ValueError(f"{file} has no caption that can be read: {built.unread} records are none.")
-            for part, path in zip(parts, (output, rejected), strict=True):
-                os.replace(part, path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    with whole_file(rejected) as rejected_part, whole_file(output) as part:
+        with part.open("w", encoding="utf-8") as rows, rejected_part.open("w", encoding="utf-8") as others:
+            while batch := list(itertools.islice(captions, BATCH)):
+                _build_batch(batch, endpoint, built, (rows, others), attempts, seed, progress, request)
+        if not built.rows and not built.rejected:
+            raise ValueError(f"{file} has no caption that can be read: {built.unread} records are none.")
     return built
 
 
