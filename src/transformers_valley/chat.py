@@ -89,7 +89,7 @@ class VideoChat:
         """
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         if not keep_cache:
-            self._forget()
+            self.forget()
 
     def ask(
         self,
@@ -142,7 +142,7 @@ class VideoChat:
                 streamer=_Pieces(self.processor.tokenizer, self._stop_strings, on_text) if on_text else None,
             )
         except BaseException:  # an interrupted answer leaves half of itself in the cache
-            self._forget()
+            self.forget()
             raise
         # The last token that was chosen has not been read.
         self._read = output[0, : self._cache.get_seq_length()].cpu()
@@ -158,7 +158,8 @@ class VideoChat:
                 return {"type": "video", "video": self.processor.video_processor.sample(visual.source)}
         return block
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the KV cache and keep the conversation: the next question reads all of it again."""
         self._cache = DynamicCache(config=self.model.config)
         self._read = torch.tensor([], dtype=torch.long)  # token ids whose keys and values are in the cache
         self._shown: list[Any] = []  # the visuals among them, themselves: other pixels can have the same tokens
@@ -190,12 +191,12 @@ class VideoChat:
         # An answer that is written down may be other tokens than those it was given in: it is read again.
         same = all(before is now for before, now in zip(self._shown, shown, strict=False))
         if not same or self._count_visuals(ids[:known]) != self._visuals:
-            self._forget()
+            self.forget()
         elif known < len(self._read):
             try:
                 self._cache.crop(known - len(self._read))
             except ValueError:  # a sliding window has let go of what would be needed
-                self._forget()
+                self.forget()
         self.num_tokens_read = len(ids) - self._cache.get_seq_length()
         owners = {"pixel_values": "image", "pixel_values_videos": "video", "video_num_frames": "video"}
         for name in owners.keys() & inputs.keys():

@@ -6,8 +6,10 @@ an SQLite file before anybody sees it, so that a killed run pays again for nothi
 """
 
 import asyncio
+import base64
 import hashlib
 import json
+import mimetypes
 import os
 import random
 import re
@@ -23,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 
-__all__ = ["Endpoint", "EndpointError", "Reply", "Totals", "request_key"]
+__all__ = ["Endpoint", "EndpointError", "Reply", "Totals", "file_url", "request_key"]
 
 PATIENCE = 600.0  # seconds that a server may put everybody off without answering anyone
 
@@ -75,6 +77,13 @@ class Totals:
 def request_key(request: Mapping[str, Any]) -> str:
     """sha256 of a request as JSON with sorted keys: equal requests have equal keys, in any process."""
     return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_url(path: str | os.PathLike) -> str:
+    """A file as a `data:` address, which a request or a page carries within it."""
+    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    with open(path, "rb") as file:
+        return f"data:{kind};base64,{base64.b64encode(file.read()).decode()}"
 
 
 class Endpoint:

@@ -43,6 +43,7 @@ __all__ = [
     "SamplingRule",
     "VideoDecodeError",
     "VideoSegment",
+    "available_cores",
     "available_threads",
     "check_count",
     "count_sampled_frames",
@@ -79,6 +80,11 @@ class SampledVideo:
     timestamps: list[float] | None
     metadata: dict[str, Any] = field(default_factory=dict)
     num_lost: int = 0
+
+    @property
+    def is_still(self) -> bool:
+        """Whether this was an image; a clip of one frame has its time."""
+        return self.timestamps is None and len(self.frames) == 1
 
 
 def sample_video(
@@ -194,8 +200,12 @@ def available_threads() -> int:
     """Gives how many threads may decode: as many as torch computes with, and one in a worker of a `DataLoader`."""
     if torch.utils.data.get_worker_info() is not None:
         return 1
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), cores))
+    return max(1, min(torch.get_num_threads(), available_cores()))
+
+
+def available_cores() -> int:
+    """Gives how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @cache

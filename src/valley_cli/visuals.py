@@ -23,7 +23,7 @@ def open_visual(processor: Any, path: str) -> tuple[str, Any, str]:
 
     sampled = processor.video_processor.sample(path)
     times, count = sampled.timestamps, len(sampled.frames)
-    if times is None and count == 1:  # a still; a clip of one frame has its time
+    if sampled.is_still:
         return "image", sampled.frames[0], "an image"
     span = "" if times is None else f" from {clock(times[0], 2)} to {clock(times[-1], 2)}"
     return "video", sampled, f"{count} frame{'s' * (count > 1)}{span}"

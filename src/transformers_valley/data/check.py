@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..processing_valley import ValleyProcessor
 from ..tables import format_table
-from ..video_decoding import SamplingRule, sample_video
+from ..video_decoding import SamplingRule, available_cores, sample_video
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
 from .decode import BadSampleError, visuals_of
@@ -95,7 +95,7 @@ def check_data(
     report = DataReport()
     settings = (processor, max_length, full)
     with tqdm(desc="Checking rows", unit=" rows", disable=None) as bar:
-        for found in _in_processes(_good_records(files, media_root, report), settings, num_proc or _cores()):
+        for found in _in_processes(_good_records(files, media_root, report), settings, num_proc or available_cores()):
             for error, is_long, source in found:
                 report.bad += [error] if error else []
                 report.too_long[source] += is_long
@@ -160,10 +160,6 @@ def _check_alone(row: dict, settings: tuple) -> Found:
 def _pool(num_proc: int, settings: tuple) -> ProcessPoolExecutor:
     method = "fork" if sys.platform == "linux" else "spawn"
     return ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), _start, settings)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 # --- in a process ---

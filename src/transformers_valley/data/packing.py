@@ -27,7 +27,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..video_decoding import SampledVideo
+from ..video_decoding import SampledVideo, available_cores
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
 from ..whole_files import whole_file, write_whole
@@ -92,7 +92,7 @@ def pack(
     missing = [shard for shard in own if not (folder / name_shard(shard, num_shards)).exists()]
     work = functools.partial(pack_shard, rows, folder, settings, num_shards, skip_bad=skip_bad)
     with tqdm(total=len(own), initial=len(own) - len(missing), desc="Packing", unit=" shards", disable=None) as bar:
-        for _ in _run(work, missing, workers or _cores()):
+        for _ in _run(work, missing, workers or available_cores()):
             bar.update()
     return len(missing), [entry for shard in own for entry in _read_bad(folder, shard, num_shards)]
 
@@ -253,10 +253,6 @@ def _bad_file(path: Path) -> Path:
 def _read_bad(folder: Path, shard: int, num_shards: int) -> list[dict[str, Any]]:
     file = _bad_file(folder / name_shard(shard, num_shards))
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 __all__ = ["pack", "pack_shard"]

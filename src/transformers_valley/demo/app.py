@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..contact_sheet import clock
 from ..video_decoding import SampledVideo
-from .models import LocalModel, RemoteModel, is_image
+from .models import LocalModel, RemoteModel
 
 
 __all__ = ["LAUNCH", "build_demo"]
@@ -68,6 +68,7 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
         raise ImportError("The demo needs Gradio: pip install 'transformers-valley[demo]'.") from error
 
     with gr.Blocks(title=f"Valley: {model.name}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as demo:
+        # A function, because Gradio takes a dataclass for a component's data.
         session = gr.State(lambda: _Session(), time_to_live=KEPT_SECONDS)
         gr.Markdown(f"## Ask {model.name} about a clip\nDrop a clip or an image, see what the model sees, and ask.")
         with gr.Row(equal_height=False):
@@ -206,7 +207,7 @@ def _pictures(shown: SampledVideo) -> list[tuple[Image.Image, str]]:
 
 
 def _describe(shown: SampledVideo) -> str:
-    if is_image(shown):
+    if shown.is_still:
         return "One image."
     count = len(shown.frames)
     if shown.timestamps is None:

@@ -4,29 +4,22 @@
 Input: the blocks of a user's turn, files with their sampling among them. Output: the answer, piece by piece.
 """
 
-import base64
-import mimetypes
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..chat import VideoChat
+from ..endpoint import file_url
 from ..processing_valley import ValleyProcessor
 from ..video_decoding import SampledVideo, sample_video
 
 
-__all__ = ["LocalModel", "RemoteModel", "is_image"]
+__all__ = ["LocalModel", "RemoteModel"]
 
 SHOWN_SIZE = 224  # pixels of a frame's short side on the page, where no processor says what the model sees
-
-
-def is_image(sampled: SampledVideo) -> bool:
-    """Whether it was a still; a clip of one frame has its time."""
-    return sampled.timestamps is None and len(sampled.frames) == 1
 
 
 class LocalModel:
@@ -71,7 +64,7 @@ class LocalModel:
         """
         blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if shown is not None:
-            kind, visual = ("image", shown.frames[0]) if is_image(shown) else ("video", shown)
+            kind, visual = ("image", shown.frames[0]) if shown.is_still else ("video", shown)
             blocks.insert(0, {"type": kind, kind: visual})
         with self._one_at_a_time:
             self._keep_warm(chat)
@@ -82,9 +75,7 @@ class LocalModel:
         self._warm.move_to_end(id(chat))
         while len(self._warm) > self.max_warm:
             _, oldest = self._warm.popitem(last=False)
-            messages = oldest.messages
-            oldest.reset()
-            oldest.messages = messages
+            oldest.forget()
 
 
 class RemoteModel:
@@ -134,9 +125,9 @@ class RemoteModel:
         """As in [`LocalModel.ask`]. Raises `openai.APIError` with the server's own words."""
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if path is not None:
-            kind = "image_url" if is_image(shown) else "video_url"
+            kind = "image_url" if shown.is_still else "video_url"
             settings = {} if kind == "image_url" else {k: v for k, v in sampling.items() if v is not None}
-            content.insert(0, {"type": kind, kind: {"url": _data_url(path), **settings}})
+            content.insert(0, {"type": kind, kind: {"url": file_url(path), **settings}})
         messages = [*chat, {"role": "user", "content": content}]
         stream = self.client.chat.completions.create(model=self.name, messages=messages, stream=True, **self.request)
         pieces: list[str] = []
@@ -146,8 +137,3 @@ class RemoteModel:
                     on_text(piece)
                     pieces.append(piece)
         chat[:] = [*messages, {"role": "assistant", "content": "".join(pieces)}]
-
-
-def _data_url(path: str) -> str:
-    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"

@@ -4,9 +4,7 @@
 `build_chat` writes the chat, with examples and chain of thought; `show` opens its clips and images, as a view wants.
 """
 
-import base64
 import hashlib
-import mimetypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..endpoint import file_url
 from ..video_decoding import SampledVideo, VideoDecodeError, load_image
 from .benchmark import Sample
 
@@ -166,8 +165,7 @@ def _address(path: str) -> str:
         raise VideoDecodeError(path, "there is no such file.")
     if file.stat().st_size > MAX_SENT_BYTES:
         raise VideoDecodeError(path, f"it has {file.stat().st_size} bytes; a request carries {MAX_SENT_BYTES}.")
-    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return file_url(file)
 
 
 def _message(role: str, text: str) -> dict:

@@ -4,7 +4,6 @@
 The page is a template, `page.html.jinja`. What models, judges and annotations wrote is text on it, never markup.
 """
 
-import base64
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..endpoint import file_url
 from .benchmark import Item
 from .records import write_text
 from .run import Run
@@ -41,7 +41,7 @@ def write_page(
     text = environment.get_template("page.html.jinja").render(
         names=[run.name for run in runs],
         tables=[{"title": t.title, "rows": [t.header, *t.shown_rows()], "notes": t.notes} for t in tables],
-        plots=[_data_address(plot, "image/png") for plot in plots],
+        plots=[file_url(plot) for plot in plots],
         questions=questions,
         strips=strips,
         left_out=len({q["strip"] for q in questions if q["strip"]} - strips.keys()),
@@ -112,11 +112,7 @@ def _strips(questions: Sequence[dict], most: int) -> dict[str, str]:
     order = sorted(questions, key=lambda question: not any(run["status"] == "wrong" for run in question["runs"]))
     paths = dict.fromkeys(question["strip"] for question in order if question["strip"])
     there = [path for path in paths if os.path.exists(path)][:most]
-    return {path: _data_address(path, "image/jpeg") for path in there}
-
-
-def _data_address(file: str | os.PathLike, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
+    return {path: file_url(path) for path in there}
 
 
 __all__ = ["write_page"]
