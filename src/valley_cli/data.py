@@ -1,16 +1,14 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """`valley data`: from captions and clips to rows that training reads."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import SETTINGS, Fps, NumFrames, examples
+from .options import SETTINGS, Fps, NumFrames, check_folder, examples, needs_extra
 
 
 app = typer.Typer(help="Look after training data.", **SETTINGS)
@@ -31,6 +29,11 @@ Model = Annotated[
     str | None,
     typer.Option(help="The checkpoint to train: how it samples clips, and its tokenizer.", metavar="CKPT"),
 ]
+ServerModel = Annotated[
+    str | None,
+    typer.Option(help="The server's model.", metavar="NAME", show_default="the only one it serves"),
+]
+Concurrency = Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)]
 MaxLength = Annotated[
     int | None, typer.Option(help="Count rows with more tokens than this; needs --model.", metavar="NUMBER")
 ]
@@ -58,10 +61,10 @@ def check(
     ] = None,
 ) -> None:
     """Find rows that training cannot read. Ends with code 1 if there are any."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data.check import check_data
 
-    check_output(output)
+    check_folder(output)
     report = check_data(files, folders_of(media_root), processor_of(model), max_length, full, num_proc)
     for error in report.bad:
         typer.echo(str(error))
@@ -87,11 +90,11 @@ def stats(
     plot: Annotated[Path | None, typer.Option(help="Draw them into this picture.", metavar="FILE")] = None,
 ) -> None:
     """Count rows, clips, images, turns, words and, with --model, tokens of each source. No clip is decoded."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data import load_rows
         from transformers_valley.data.statistics import count_sources, describe_sources, draw_sources
 
-    check_output(plot)
+    check_folder(plot)
     if max_length is not None and model is None:
         raise ValueError("Whether a row is longer than --max-length, its tokenizer knows: give --model, too.")
     rows = load_rows(files, folders_of(media_root))
@@ -117,12 +120,12 @@ def show(
     num_rows: Annotated[int, typer.Option(help="Rows on it, spread over all.", metavar="NUMBER", min=1)] = 100,
 ) -> None:
     """Write a page to look at in a browser: rows as training sees them, with frames, times and a filter."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data import load_rows
         from transformers_valley.data.show import write_page
     from transformers_valley.video_processing_valley import ValleyVideoProcessor
 
-    check_output(output)
+    check_folder(output)
     processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
     count = write_page(load_rows(files, folders_of(media_root)), output, processor, num_rows)
     typer.echo(f"{output}: {count} rows")
@@ -140,11 +143,11 @@ def export(
     media_root: MediaRoot = None,
 ) -> None:
     """Write rows of any format as records of LLaVA, which other tools read. What they cannot say is an error."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data import load_rows
         from transformers_valley.data.export import write_llava
 
-    check_output(output)
+    check_folder(output)
     folders = folders_of(media_root)
     root = (folders or {}).get("")
     number = write_llava(load_rows(files, folders), output, root and os.path.abspath(root))
@@ -185,7 +188,7 @@ def pack(
     ] = False,
 ) -> None:
     """Decode each clip once, into files that training reads many times faster. Goes on where it was stopped."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data import load_rows
         from transformers_valley.data.frames import PackSettings
         from transformers_valley.data.packing import pack as pack_rows
@@ -225,11 +228,11 @@ def filter_captions(
     workers: Annotated[int, typer.Option(help="Processes, of about 0.7 GB each.", metavar="NUMBER", min=1)] = 1,
 ) -> None:
     """Choose captions as the paper chose Valley-702k: balanced by noun phrases, with a question to each."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data.build import phrases
         from transformers_valley.data.build.valley_702k import select_captions
 
-    check_output(output)
+    check_folder(output)
     found = select_captions(file, output, phrases.NounPhrases(language_model, workers), least, most, seed)
     if found.unread:
         typer.echo(f"{found.unread} records are no captions. The first: {found.first_error}")
@@ -254,23 +257,21 @@ def build(
         str | None,
         typer.Option(help="An OpenAI-compatible server that writes.", metavar="URL", show_default="OpenAI's"),
     ] = None,
-    server_model: Annotated[
-        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
-    ] = None,
+    server_model: ServerModel = None,
     limit: Annotated[int | None, typer.Option(help="Captions, to try it.", metavar="NUMBER", min=1)] = None,
     attempts: Annotated[int, typer.Option(help="For each caption.", metavar="NUMBER", min=1)] = 2,
     temperature: Annotated[
         float | None, typer.Option(help="Of the model.", metavar="NUMBER", show_default="the server's")
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+    concurrency: Concurrency = 16,
     seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
 ) -> None:
     """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data.build.valley_instruct import build_instructions
     from transformers_valley.endpoint import Endpoint
 
-    check_output(output)
+    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     request = {} if temperature is None else {"temperature": temperature}
     built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
@@ -300,17 +301,15 @@ def judge(
         str | None,
         typer.Option(help="An OpenAI-compatible server that judges.", metavar="URL", show_default="OpenAI's"),
     ] = None,
-    server_model: Annotated[
-        str | None, typer.Option(help="Its model.", metavar="NAME", show_default="the only one it serves")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.", metavar="NUMBER", min=1)] = 16,
+    server_model: ServerModel = None,
+    concurrency: Concurrency = 16,
 ) -> None:
     """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
-    with needs_datasets():
+    with needs_extra("data"):
         from transformers_valley.data.build.hallucinations import check_hallucinations
     from transformers_valley.endpoint import Endpoint
 
-    check_output(output)
+    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     found = check_hallucinations(file, captions, output, endpoint)
     for words, count in found.objects.most_common(10):
@@ -324,21 +323,6 @@ def judge(
 # --- what the commands share ---
 
 
-@contextlib.contextmanager
-def needs_datasets() -> Iterator[None]:
-    """Imports that need the extra `data`, whose error says so."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}; `pip install 'transformers-valley[data]'` brings it along.") from error
-
-
-def check_output(output: Path | None) -> None:
-    """Refuse a file in a folder that is not there, before the work."""
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"Cannot write '{output}': there is no folder '{output.parent}'.")
-
-
 def folders_of(media_root: list[str] | None) -> dict[str, str] | None:
     """The folders that `--media-root` names."""
     from transformers_valley.data.media import parse_media
@@ -348,6 +332,6 @@ def folders_of(media_root: list[str] | None) -> dict[str, str] | None:
 
 def processor_of(model: str | None) -> Any:
     """The processor of a checkpoint, if one is named."""
-    from transformers_valley.processing_valley import ValleyProcessor
+    from transformers_valley.checkpoint import find_checkpoint
 
-    return None if model is None else ValleyProcessor.from_pretrained(model)
+    return None if model is None else find_checkpoint(model).load_processor()

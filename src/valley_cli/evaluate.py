@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Device, Dtype, Fps, MaxNewTokens, NumFrames, examples
+from .options import Device, Dtype, Fps, MaxNewTokens, NumFrames, check_sampling, examples, needs_extra
 
 
 EPILOG = examples(
@@ -112,12 +112,9 @@ def evaluate(
     """Ask questions with known answers, compare, and report: tables, plots and a page with every answer."""
     if checkpoint is None and server is None:
         raise ValueError("Nobody answers: give a checkpoint, or --server URL.")
-    if num_frames is not None and fps is not None:
-        raise ValueError("--num-frames and --fps exclude each other; choose one.")
-    try:
+    check_sampling(num_frames, fps)
+    with needs_extra("eval"):
         from transformers_valley.evaluation import evaluate as run
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}; `pip install 'transformers-valley[eval]'` brings it along.") from error
 
     sampling = {"num_frames": num_frames, "fps": fps}
     generation = {"max_new_tokens": max_new_tokens}

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import OnError, examples
+from .options import OnError, check_folder, examples
 
 
 MOST_FRAMES = 1000  # on a sheet; with more, thumbnails would be no wider than their times
@@ -108,8 +108,7 @@ def _check_output(output: Path, clip: str) -> str:
     except (KeyError, OSError, ValueError) as error:  # unknown, read only, or not for colours
         found = f"'{output.suffix}' is no format" if output.suffix else "no suffix names a format"
         raise ValueError(f"Cannot write '{output}': {found} that Pillow writes; use .png, .jpg or .webp.") from error
-    if not output.parent.is_dir():
-        raise ValueError(f"Cannot write '{output}': there is no folder '{output.parent}'.")
+    check_folder(output)
     if output.is_dir():
         raise ValueError(f"Cannot write '{output}': it is a folder; name a file in it.")
     source = Path(urllib.parse.unquote(urllib.parse.urlsplit(clip).path) if clip.startswith("file:") else clip)

@@ -1,7 +1,10 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Arguments and options that several commands share, so that each means and says the same everywhere."""
 
+import contextlib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -35,6 +38,27 @@ Dtype = Annotated[
     str, typer.Option(help="Type of the weights, such as bfloat16; auto is that of the checkpoint.", metavar="NAME")
 ]
 Attention = Annotated[str | None, typer.Option(help="Attention, such as sdpa or flash_attention_2.", metavar="NAME")]
+
+
+def check_sampling(num_frames: int | None, fps: float | None) -> None:
+    """Refuse both ways to say how many frames are sampled at once."""
+    if num_frames is not None and fps is not None:
+        raise ValueError("--num-frames and --fps exclude each other; choose one.")
+
+
+def check_folder(output: Path | None) -> None:
+    """Refuse a file in a folder that is not there, before the work."""
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"Cannot write '{output}': there is no folder '{output.parent}'.")
+
+
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Imports that need an extra of this package, whose error names it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}; `pip install 'transformers-valley[{name}]'` brings it along.") from error
 
 
 def as_typed(message: str, command: Any) -> str:

@@ -55,39 +55,24 @@ def serve(
     vllm_args: Annotated[str, typer.Option(help="More options of `vllm serve`, in quotes.", metavar="OPTIONS")] = "",
 ) -> None:
     """Answer requests of OpenAI's clients about clips and images."""
+    options = {
+        "host": host,
+        "port": port,
+        "folders": allow_local_files or (),
+        "api_key": api_key,
+        "allowed_hosts": allowed_host or (),
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "quantization": quantization,
+    }
     if engine != "transformers":
         from transformers_valley.vllm_plugin import command
 
         if engine == "vllm" or command.is_ready(device, attn_implementation):
-            command.serve(
-                checkpoint,
-                host=host,
-                port=port,
-                folders=allow_local_files or (),
-                max_batch=max_batch,
-                api_key=api_key,
-                allowed_hosts=allowed_host or (),
-                device=device,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                quantization=quantization,
-                more=vllm_args,
-            )
+            command.serve(checkpoint, max_batch=max_batch, more=vllm_args, **options)  # becomes vLLM
     if vllm_args:
         raise ValueError("--vllm-args are for --engine vllm, and this is the server of transformers-valley itself.")
     from transformers_valley.serving.server import serve as serve_checkpoint
 
-    serve_checkpoint(
-        checkpoint,
-        host=host,
-        port=port,
-        folders=allow_local_files or (),
-        max_batch=max_batch or 8,
-        api_key=api_key,
-        allowed_hosts=allowed_host or (),
-        compile=compile,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        quantization=quantization,
-    )
+    serve_checkpoint(checkpoint, max_batch=max_batch or 8, compile=compile, **options)

@@ -108,9 +108,10 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
     if path.is_file():
         return path
     package = Path(__file__).parent
-    folder = package / {"recipe": "recipes", "config of Accelerate": "accelerate"}[kind]
-    if not folder.is_dir():  # in a clone, where the wheel takes them from
-        folder = package.parents[1] / "examples" / {"recipe": "configs", "config of Accelerate": "accelerate"}[kind]
+    in_wheel, in_clone = {"recipe": ("recipes", "configs"), "config of Accelerate": ("accelerate", "accelerate")}[kind]
+    folder = package / in_wheel
+    if not folder.is_dir():
+        folder = package.parents[1] / "examples" / in_clone
     shipped = sorted(file.stem for file in folder.glob("*.yaml"))
     if name in shipped:
         return folder / f"{name}.yaml"

@@ -3,11 +3,12 @@
 
 from typing import Any
 
+from .options import check_sampling
+
 
 def set_sampling(processor: Any, num_frames: int | None, fps: float | None, on_error: str) -> None:
     """Set how clips are sampled, where the options say so."""
-    if num_frames is not None and fps is not None:
-        raise ValueError("--num-frames and --fps exclude each other; choose one.")
+    check_sampling(num_frames, fps)
     processor.video_processor.on_error = on_error
     if num_frames is not None or fps is not None:
         processor.video_processor.num_frames, processor.video_processor.fps = num_frames, fps

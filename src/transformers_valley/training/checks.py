@@ -234,14 +234,16 @@ def check_parts(model, processor: ValleyProcessor, rows, training_args, peft_con
     check_number_of_rows(number, training_args)
     if peft_config is not None:
         check_adapter_names(model, peft_config)
-    _warn_of_unknown_tokens(processor.tokenizer, rows)
+    if training_args.process_index == 0:
+        _warn_of_unknown_tokens(processor.tokenizer, rows)
 
 
 def _warn_of_unknown_tokens(tokenizer, rows) -> None:
     """Of answers that the tokenizer cannot spell no model learns a word. The first rows tell."""
     if tokenizer.unk_token_id is None:
         return
-    answers = [answer for row in rows.take(LOOKED_AT) for answer in answers_in(row["messages"])]
+    some = rows.select_columns(["messages"]).take(LOOKED_AT)  # packed rows hold pictures, too
+    answers = [answer for row in some for answer in answers_in(row["messages"])]
     ids = [part for answer in answers for part in tokenizer(answer, add_special_tokens=False)["input_ids"]]
     if unknown := ids.count(tokenizer.unk_token_id):
         warnings.warn(
