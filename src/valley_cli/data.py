@@ -320,6 +320,33 @@ def judge(
     )
 
 
+@app.command(
+    epilog=examples(
+        "valley data pair clean.jsonl -o pairs.jsonl",
+        "valley data pair clean.jsonl -o pairs.jsonl --no-shorten",
+    )
+)
+def pair(
+    judged: Annotated[
+        str, typer.Argument(metavar="FILE", help="What `valley data judge` wrote, beside FILE.marked.jsonl.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of pairs to write.", metavar="FILE")],
+    shorten: Annotated[
+        bool, typer.Option(help="Where no answer is clean, take the marked one without what was marked.")
+    ] = True,
+) -> None:
+    """Make preferences of what `valley data judge` found: an answer that the caption supports over one it does not."""
+    with needs_extra("data"):
+        from transformers_valley.data.build.pairs import write_pairs
+
+    check_folder(output)
+    found = write_pairs(judged, output, shorten)
+    typer.echo(
+        f"{output}: {found.clean + found.shortened} pairs, of which {found.shortened} have the marked answer without "
+        f"what was marked; no pair of {found.empty} rows without a better answer, and {found.equal} that say the same"
+    )
+
+
 # --- what the commands share ---
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from ..string_match import contains, is_exact, parse_choice
 from .benchmark import Column, Item, mean_of, weighted_mean_of
 from .statistics import estimate
-from .string_match import contains, is_exact, parse_choice
 
 
 def measure(record: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]] = ()) -> dict[str, float]:

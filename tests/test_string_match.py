@@ -6,7 +6,7 @@ import json
 import pytest
 from evaluating import FILES
 
-from transformers_valley.evaluation.string_match import contains, is_exact, normalized_words, parse_choice
+from transformers_valley.string_match import contains, is_exact, normalized_words, parse_choice
 
 
 @pytest.mark.parametrize(
