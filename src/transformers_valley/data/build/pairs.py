@@ -1,9 +1,9 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Judged answers to preferences: what the caption supports is better than what it does not.
 
-In go the two files of [`check_hallucinations`]; out come pairs that [`load_preferences`] reads. The worse answer is one
-in which the judge marked something. The better one is not written by anybody else: it is another answer to the same
-question about the same clip, in which nothing was marked, or the worse one without the sentences that name what was.
+In go the two files of [`check_hallucinations`]; out come pairs that [`load_preferences`] reads. In the worse answer
+something was marked. The better one is not written by anybody else: it is another answer to the same question about
+the same clip, in which nothing was marked, or the worse one without the sentences that name what was.
 """
 
 import json
@@ -79,8 +79,8 @@ def write_pairs(judged: str | os.PathLike, output: str | os.PathLike, shorten: b
                 lines.write(json.dumps(pair, ensure_ascii=False) + "\n")
         if not found.clean + found.shortened:
             raise ValueError(
-                f"{judged} gives no pair: {len(marked)} rows are marked, {found.empty} of them without a better answer. "
-                "Let the model answer each question several times, and judge all of it."
+                f"{judged} gives no pair: {len(marked)} rows are marked, {found.empty} of them without a better "
+                "answer. Let the model answer each question several times, and judge all of it."
             )
     return found
 
