@@ -38,11 +38,12 @@ def pairs_of(file, **options):
 
 
 def test_a_clean_answer_to_the_same_question_is_better(judged):
-    clean = [record("<video>\nWhat?", "A dog runs."), record("<video>\nWhat?", "A dog."), record("<video>\nWho?", "X")]
+    answers = {"What?": ["A dog runs.", "A dog and a Tree."], "Who?": ["A dog and a Red Bar."]}
+    clean = [record(f"<video>\n{asked}", said) for asked, some in answers.items() for said in some]
     worse = [marked("<video>\nWhat?", f"A dog and a Red Car{dots}", id=f"m{len(dots)}") for dots in (".", "..", "...")]
     found, pairs = pairs_of(judged(clean, worse))
     assert found == Pairs(clean=3)
-    assert [pair["chosen"] for pair in pairs] == ["A dog runs.", "A dog.", "A dog runs."]
+    assert [pair["chosen"] for pair in pairs] == ["A dog and a Tree."] * 3  # the most like it
     assert pairs[0]["rejected"] == "A dog and a Red Car." and "objects" not in pairs[0]
     rows = load_preferences([judged(clean, worse).with_name("pairs.jsonl")], "clips")
     assert rows["rejected"][1] == "A dog and a Red Car.." and rows["id"][2] == "m3"

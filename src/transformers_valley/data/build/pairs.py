@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def write_pairs(judged: str | os.PathLike, output: str | os.PathLike, shorten: b
     Make pairs of rows that a judge has read.
 
     A dialogue is cut at the first answer that names something marked: what comes before is asked, that answer is the
-    worse one. Of several clean answers to one question each is taken in turn. Only what may be paired is held in
-    memory: the marked rows, and the clean answers to their questions.
+    worse one. Of several clean answers to one question the one most like it is taken, so that the two differ in little
+    else, and no other habit, such as to be short, is learnt instead. Only what may be paired is held in memory: the
+    marked rows, and the clean answers to their questions.
 
     Args:
         judged (`str`):
@@ -67,7 +69,7 @@ def write_pairs(judged: str | os.PathLike, output: str | os.PathLike, shorten: b
                     found.equal += 1
                     continue
                 seen.add((key, rejected))
-                if chosen := _next(better[key], rejected):
+                if chosen := _nearest(better[key], rejected):
                     found.clean += 1
                 elif shorten and (chosen := _without(rejected, record["objects"])):
                     found.shortened += 1
@@ -129,13 +131,16 @@ def _key(record: dict[str, Any], place: int) -> str:
     return json.dumps([shown, asked], sort_keys=True)
 
 
-def _next(answers: list[str], rejected: str) -> str | None:
-    """The next of some answers, which goes to their end; never the one that a judge marked another time."""
-    for _ in answers:
-        answers.append(answer := answers.pop(0))
-        if answer.strip() != rejected.strip():
-            return answer
-    return None
+def _nearest(answers: list[str], rejected: str) -> str | None:
+    """The answer most like the worse one; never the same, which a judge marked another time."""
+    others = [answer for answer in answers if answer.strip() != rejected.strip()]
+    likeness = SequenceMatcher(b=rejected.split())
+
+    def like(answer: str) -> float:
+        likeness.set_seq1(answer.split())
+        return likeness.ratio()
+
+    return max(others, key=like, default=None)
 
 
 def _without(answer: str, objects: list[str]) -> str:
