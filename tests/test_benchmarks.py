@@ -158,3 +158,12 @@ def test_data_loading_runs(load, capsys):
     rates = load("data_loading").main(["--clips", "1", "--seconds", "4", "--size", "160x90", "--rounds", "1"])
     assert {"the clips themselves", "packed rows", "packed rows, streamed"} <= rates.keys()
     assert "2 frames" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_said_of_scale_is_measured(load, capsys):
+    load("scale").main(["--clips", "2", "--rows", "2000", "--captions", "3000"])
+    printed = capsys.readouterr().out
+    assert "| 1 billion " in printed and "2,000 rows read" in printed
+    assert "each row once and in order: True; 10 of 10 shards equal" in printed and "files left over: 0" in printed
+    assert "3,000 captions filtered" in printed
