@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """The commands people type, as they type them."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -51,6 +52,22 @@ def test_quickstart_learns_what_it_promises(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     result = subprocess.run([*command, "--video", str(tmp_path / "broken.mp4")], capture_output=True, text=True)
     assert result.returncode == 1 and "broken.mp4" in result.stderr.splitlines()[-1]
+
+
+def test_own_answers_become_preferences_and_are_learnt(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    example = importlib.import_module("fewer_hallucinations")
+    captions = example.make_clips(tmp_path, "some", 4)
+    monkeypatch.setattr(
+        example, "describe", lambda _, clips, **how: ["a red bar", captions[clips[0]]] * (len(clips) // 2)
+    )
+    pairs = example.make_pairs(Path(checkpoint), captions, 2, tmp_path)
+    records = [json.loads(line) for line in pairs.read_text().splitlines()]
+    made_up = {"red", "bar"} - set(captions[records[0]["video"]].split())
+    assert made_up and records[0]["rejected"] == "a red bar" and records[0]["chosen"] == captions[records[0]["video"]]
+    learnt = AutoModelForImageTextToText.from_pretrained(example.learn(Path(checkpoint), pairs, tmp_path / "out", 1))
+    assert learnt.config.model_type == "valley"
 
 
 @pytest.mark.slow
