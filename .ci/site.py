@@ -62,6 +62,20 @@ def on_page_markdown(markdown, page, config, files):
     return "".join([*parts, LINK.sub(lead, markdown[end:])])
 
 
+def on_page_content(html, page, config, files):
+    """Show docstrings in transformers' form: [`name`] becomes a link to where the same page describes it, and types
+    lose their marks."""
+    anchors = {anchor.rpartition(".")[2]: anchor for anchor in re.findall(r'id="(transformers_valley\.[^"]+)"', html)}
+
+    def link(match: re.Match) -> str:
+        name = match[1].strip("~").rpartition(".")[2]
+        code = f"<code>{name}</code>"
+        return f'<a href="#{anchors[name]}">{code}</a>' if name in anchors else code
+
+    html = re.sub(r"\(<code>([^<]*`[^<]*)</code>", lambda match: "(" + re.sub("[`*]", "", match[1]), html)
+    return re.sub(r"\[<code>([\w.~]+)</code>\]", link, html)
+
+
 def on_post_page(output, page, config):
     """Keep the theme from asking GitHub, for each reader, how many stars the repository has."""
     return output.replace(' data-md-component="source"', "")

@@ -85,7 +85,7 @@ class VideoChat:
         Args:
             keep_cache (`bool`, *optional*, defaults to `False`):
                 Keep the KV cache: what the next conversation begins with alike, such as the same
-                [`SampledVideo`](transformers_valley.video_decoding.SampledVideo), is not read again.
+                [`SampledVideo`], is not read again.
         """
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         if not keep_cache:
