@@ -363,8 +363,8 @@ def main(folder: Path, scale: Scale) -> list[dict]:
             "train": encode(tower, [random_clip("train", i) for i in range(scale.train)], TRAIN_FRAMES),
             "test": encode(tower, [random_clip("test", i) for i in range(scale.test)], MOMENTS),
         }
-        with whole_file(file) as unfinished:
-            torch.save(features, unfinished)
+        with whole_file(file) as unfinished, open(unfinished, "wb") as archive:
+            torch.save(features, archive)
         del features
     jobs = [(module, tokens, seed) for seed in SEEDS for module in MODULES for tokens in (True, False)]
     results = []
