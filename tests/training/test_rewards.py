@@ -16,6 +16,7 @@ from transformers_valley.training.rewards import GRPOProcessor, choice_reward, p
 
 CHOICES = [{"letter": "A", "text": "a dog"}, {"letter": "B", "text": "a cat"}]
 TEMPERATURE = 10.0  # so that both letters are written
+ANSWERS = 4  # to each question
 QUESTION = {"question": "What?", "choices": ["a dog", "a cat"], "answer": "a cat"}
 
 
@@ -101,12 +102,12 @@ def letters(processor):
 
 
 def grpo(model, processor, rows, folder, rewards, **changes):
-    """One token is written, `A` or `B`, eight times for each question."""
+    """One token is written, `A` or `B`, some times for each question."""
     others = sorted(set(range(model.config.text_config.vocab_size)) - set(letters(processor)))
     options = {
         "max_steps": 1,
-        "per_device_train_batch_size": 32,
-        "num_generations": 8,
+        "per_device_train_batch_size": 4 * ANSWERS,
+        "num_generations": ANSWERS,
         "max_completion_length": 1,
         "temperature": TEMPERATURE,
         "generation_kwargs": {"suppress_tokens": others},
@@ -138,7 +139,7 @@ def grpo(model, processor, rows, folder, rewards, **changes):
 def gradients_of(model, processor, messages, completions, rewards):
     """By hand: what a row's reward is above the mean of its question, times the probability of what was written."""
     model.zero_grad()
-    advantages = rewards - rewards.view(-1, 8).mean(1).repeat_interleave(8)
+    advantages = rewards - rewards.view(-1, ANSWERS).mean(1).repeat_interleave(ANSWERS)
     for said, chat, advantage in zip(completions, messages, advantages, strict=True):
         inputs = processor.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -163,7 +164,7 @@ def test_rewards_and_gradients_are_those_of_the_clips(rows, checkpoint, processo
     trainer.train()
 
     a, b = letters(processor)
-    assert seen["rewards"] == [float(ids == [b]) for ids in seen["ids"]] and 0 < sum(seen["rewards"]) < 32
+    assert seen["rewards"] == [float(ids == [b]) for ids in seen["ids"]] and 0 < sum(seen["rewards"]) < 4 * ANSWERS
     assert {len(blocks) for blocks in seen["images"]} == {0, 1}
 
     def messages(blank=False):
@@ -199,7 +200,7 @@ def test_grpo_learns_the_right_letter(rows, checkpoint, processor, tmp_path):
 
     before, start = {name: w.clone() for name, w in model.model.temporal_module.state_dict().items()}, lead()
     # With beta the reference, a model of its own, sees the clips, too.
-    changes = {"max_steps": 4, "per_device_train_batch_size": 16, "beta": 0.01}
+    changes = {"max_steps": 4, "per_device_train_batch_size": 16, "num_generations": 8, "beta": 0.01}
     trainer = grpo(model, processor, rows.select([0, 3]), tmp_path / "out", choice_reward, **changes)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "rewards/choice_reward/mean" in entry]
