@@ -73,8 +73,8 @@ def row(table: Table, name: str) -> dict:
 def test_own_questions_by_type_and_with_the_blind_baseline(tmp_path):
     result = report(write_run(tmp_path, [*ten(8), *ten(3, "blind")]))
     numbers, views = result.tables
-    assert row(numbers, "all")["exact match"].value == 80 and row(numbers, "type odd")["asked"] == 5
-    assert row(numbers, "type even")["right"].value == 80
+    assert row(numbers, "all")["exact match"].value == 80 and row(numbers, "type: odd")["asked"] == 5
+    assert row(numbers, "type: even")["right"].value == 80
     shown = row(views, "all")
     assert shown["with its clip"].value == 80 and shown["blind"].value == 30
     assert shown["gain over blind"].value == 50 and shown["gain over blind"].low > 0
