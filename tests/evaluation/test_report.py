@@ -119,7 +119,7 @@ def test_two_checkpoints_on_the_same_questions(tmp_path):
     comparison = result.tables[-1]
     found = row(comparison, "B: right")
     assert found["difference"].value == -60 and found["p"] == "0.031" and found["test"] == "McNemar"
-    assert found["only one right"] == "6 / 0"
+    assert found["right: only A / only the other"] == "6 / 0"
     assert {path.name for path in result.folder.iterdir()} == {
         *("report.md", "index.html", "results.json", "run1.csv", "run1.tex", "run1.png", "run2.csv", "run2.tex"),
         *("run2.png", "comparison1.csv", "comparison1.tex", "comparison1.png"),

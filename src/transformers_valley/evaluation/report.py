@@ -187,7 +187,8 @@ def _comparisons(runs: Sequence[Run]) -> list[Table]:
                     rows.append(
                         [f"{other.name}: {name}", found.difference, found.difference.count, only, p, found.test]
                     )
-        header = [f"less {first.name}", "difference", "questions", "only one right", "p", "test"]
+        only = f"right: only {first.name} / only the other"
+        header = [f"against {first.name}", "difference", "questions", only, "p", "test"]
         note = (
             "On the questions that both answered. Intervals resample clips; McNemar's exact test takes questions as "
             "independent. Several p-values are not corrected for their number."
