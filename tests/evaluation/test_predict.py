@@ -188,7 +188,7 @@ def test_other_questions_and_other_weights_are_another_run(checkpoint, questions
     model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     model.lm_head.weight.data += 1
     model.save_pretrained(tmp_path / "changed")
-    with pytest.raises(ValueError, match="model.weights: there"):
+    with pytest.raises(ValueError, match="model.weights was"):
         predict(str(tmp_path / "changed"), data, finished, generation=SHORT, batch_size=4)
 
 
