@@ -72,9 +72,13 @@ class AnnotationFiles:
         file = self.find(*names)
         if file is None:
             found = sorted(os.listdir(self.path)) if self.path.is_dir() else [path.name for path in self.paths]
+            splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in found)]
+            others = (
+                f" Is another split meant? Give --split {splits[0]}." if splits and self.split not in splits else ""
+            )
             raise FileNotFoundError(
                 f"{self.benchmark} needs {' or '.join(names)}; in {self.folder} there is "
-                f"{', '.join(found[:20]) or 'nothing'}."
+                f"{', '.join(found[:20]) or 'nothing'}.{others}"
             )
         self.note(file)
         return read_json(file)

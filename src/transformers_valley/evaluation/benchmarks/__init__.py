@@ -76,7 +76,8 @@ def _check_ids(ids: list[str], files: AnnotationFiles) -> None:
         seen = set()
         twice = sorted({name for name in ids if name in seen or seen.add(name)})
         raise ValueError(
-            f"{files.path}: {len(twice)} ids stand for several questions, such as {twice[:3]}. Give each its own."
+            f"{files.path}: several questions have the id {twice[0]!r}, and {len(twice) - 1} other ids occur more "
+            "than once as well. Give each question its own."
         )
 
 
@@ -86,7 +87,7 @@ def _check_visuals(paths: list[str], clips: Clips) -> None:
     if missing and len(missing) == len(set(paths)):
         raise FileNotFoundError(
             f"None of the {len(missing)} clips and images is there, {missing[0]} for one. They were looked for from "
-            f"{clips.folder}; give their folder as media_root."
+            f"{clips.folder}; give their folder as media_root (--media-root)."
         )
     if missing:
         logger.warning(
