@@ -14,9 +14,23 @@ from .options import SETTINGS, Fps, NumFrames, check_folder, examples, needs_ext
 app = typer.Typer(help="Look after training data.", **SETTINGS)
 
 Files = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE", help="JSON, JSONL and CSV files of training rows, and mixtures of them in YAML."),
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE ...]",
+        help="JSON, JSONL and CSV files of training rows, folders of packed ones, and mixtures of them in YAML.",
+        show_default=False,
+    ),
 ]
+DataSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A data set of `datasets` beside the files, or in their place: a name on the Hub, also as NAME@REVISION, "
+        "or a folder. May be repeated.",
+        metavar="NAME",
+    ),
+]
+Config = Annotated[str | None, typer.Option(help="Configuration of the data sets.", metavar="NAME")]
+Split = Annotated[str, typer.Option(help="Split of the data sets.", metavar="NAME")]
 MediaRoot = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,10 +57,14 @@ MaxLength = Annotated[
     epilog=examples(
         "valley data check rows.jsonl --media-root clips",
         "valley data check rows.jsonl --model path/to/valley --max-length 2048 --full -o bad.jsonl",
+        "valley data check --dataset owner/name --split validation",
     )
 )
 def check(
-    files: Files,
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
@@ -65,7 +83,8 @@ def check(
         from transformers_valley.data.check import check_data
 
     check_folder(output)
-    report = check_data(files, folders_of(media_root), processor_of(model), max_length, full, num_proc)
+    sources = sources_of(files, dataset, config, split)
+    report = check_data(sources, folders_of(media_root), processor_of(model), max_length, full, num_proc)
     for error in report.bad:
         typer.echo(str(error))
     typer.echo(report.table())
@@ -83,7 +102,10 @@ def check(
     )
 )
 def stats(
-    files: Files,
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
@@ -97,7 +119,8 @@ def stats(
     check_folder(plot)
     if max_length is not None and model is None:
         raise ValueError("Whether a row is longer than --max-length, its tokenizer knows: give --model, too.")
-    rows = load_rows(files, folders_of(media_root))
+    sources = sources_of(files, dataset, config, split)
+    rows = load_rows(sources, folders_of(media_root))
     found = count_sources(rows, processor_of(model))
     typer.echo(describe_sources(found, max_length))
     if plot is not None:
@@ -111,8 +134,11 @@ def stats(
     )
 )
 def show(
-    files: Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Annotated[
         str | None, typer.Option(help="The checkpoint to train: how it samples clips.", metavar="CKPT")
@@ -127,7 +153,8 @@ def show(
 
     check_folder(output)
     processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
-    count = write_page(load_rows(files, folders_of(media_root)), output, processor, num_rows)
+    sources = sources_of(files, dataset, config, split)
+    count = write_page(load_rows(sources, folders_of(media_root)), output, processor, num_rows)
     typer.echo(f"{output}: {count} rows")
 
 
@@ -138,8 +165,11 @@ def show(
     )
 )
 def export(
-    files: Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSON file to write.", metavar="FILE")],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
 ) -> None:
     """Write rows of any format as records of LLaVA, which other tools read. What they cannot say is an error."""
@@ -150,7 +180,8 @@ def export(
     check_folder(output)
     folders = folders_of(media_root)
     root = (folders or {}).get("")
-    number = write_llava(load_rows(files, folders), output, root and os.path.abspath(root))
+    sources = sources_of(files, dataset, config, split)
+    number = write_llava(load_rows(sources, folders), output, root and os.path.abspath(root))
     typer.echo(f"{output}: {number} records")
 
 
@@ -161,10 +192,13 @@ def export(
     )
 )
 def pack(
-    files: Files,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write, or to complete.", metavar="FOLDER")
     ],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Annotated[
         str | None, typer.Option(help="The checkpoint to train: how it samples and resizes clips.", metavar="CKPT")
@@ -200,7 +234,8 @@ def pack(
         raise ValueError(f"--shard is {shard!r}, expected I/N, such as 0/16.") from error
     processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
     settings = PackSettings.of(processor, fps=fps, num_frames=num_frames, format=format, quality=quality)
-    rows = load_rows(files, folders_of(media_root))
+    sources = sources_of(files, dataset, config, split)
+    rows = load_rows(sources, folders_of(media_root))
     made, bad = pack_rows(rows, output, settings, num_shards, (index, count), workers, skip_bad)
     for entry in bad:
         typer.echo(f"left out: row {entry['id']!r} of {entry['source']!r}: {entry['file'] or ''} {entry['reason']}")
@@ -321,6 +356,15 @@ def judge(
 
 
 # --- what the commands share ---
+
+
+def sources_of(files: list[str] | None, dataset: list[str] | None, config: str | None, split: str) -> list[Any]:
+    """The files and data sets that a command was given."""
+    from transformers_valley.data.mixtures import name_data_sets
+
+    if not files and not dataset:
+        raise ValueError("There is nothing to read: give files of rows, or --dataset NAME.")
+    return [*(files or ()), *name_data_sets(dataset or (), config, split)]
 
 
 def folders_of(media_root: list[str] | None) -> dict[str, str] | None:

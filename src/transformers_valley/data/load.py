@@ -19,7 +19,7 @@ from .decode import visuals_of
 from .files import check_file, read_records
 from .formats import to_row
 from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
-from .hub import home_of, open_data_set, read_data_set
+from .hub import home_of, open_data_set, read_data_set, stamp_of
 from .media import MissingMedia, as_folders, is_address
 from .mixtures import Source, as_sources
 from .rows import FEATURES, fill_features
@@ -84,7 +84,7 @@ def load_rows(
         logger.warning("%s. They are left out.", missing)
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     if not len(rows):
-        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+        raise ValueError(f"There are no rows in {', '.join(map(str, sources))}.")
     return rows
 
 
@@ -132,7 +132,7 @@ def _choose(rows: Dataset, source: Source) -> Dataset:
 def _stamp(source: Source) -> Any:
     """What changes when the records do."""
     if source.path is None:
-        return open_data_set(source).cache_files
+        return stamp_of(source)
     status = Path(source.path).stat()
     return status.st_mtime_ns, status.st_size
 
@@ -152,7 +152,7 @@ def _iter_rows(source: Source, stamp: Any, code: str) -> Iterator[dict[str, Any]
         is_empty = False
         yield fill_features(row)
     if is_empty:
-        raise ValueError(f"There are no rows in {source.path or source.dataset}.")
+        raise ValueError(f"There are no rows in {source}.")
 
 
 def _without_missing(rows: Dataset, missing: MissingMedia) -> Dataset:
@@ -196,7 +196,7 @@ def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> Iterabl
         shards = [(source, [None], *part) for source in sources for part in _parts(source)]
         rows = _from_generator(shards, on_missing, packed)
     if next(iter(rows), None) is None:
-        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+        raise ValueError(f"There are no rows in {', '.join(map(str, sources))}.")
     return rows
 
 
@@ -233,7 +233,10 @@ def _estimate(source: Source, sample: int = 200) -> float:
     if is_packed(source.dataset):
         return read_description(source.dataset)["rows"]
     if source.path is None:
-        split = (open_data_set(source, streaming=True).info.splits or {}).get(source.split)
+        rows = open_data_set(source, streaming=True)
+        if isinstance(rows, Dataset):
+            return len(rows)
+        split = (rows.info.splits or {}).get(source.split)
         return split.num_examples if split and split.num_examples else 10_000
     first = list(itertools.islice(read_records(source.path), sample))
     if len(first) < sample:
@@ -302,7 +305,6 @@ def iter_source(
             if positions is None or _is_in(position, positions):
                 yield row["id"], row["source"], row
         return
-    place = source.path or source.dataset
     folders = as_folders(home_of(source) if source.media is None and source.path is None else source.media)
     for position, record in enumerate(itertools.islice(_records_of(source, streaming), source.limit)):
         is_wanted = position % num_shards == shard and (positions is None or _is_in(position, positions))
@@ -315,7 +317,7 @@ def iter_source(
             try:
                 record = to_row(record, folders, position) | {"id": name, "source": source.name}
             except ValueError as error:
-                record = ValueError(f"{place}, record {position}: {error}")
+                record = ValueError(f"{source}, record {position}: {error}")
         yield name, source.name, record
 
 
