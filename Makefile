@@ -41,7 +41,7 @@ test-slow: $(VENV)/installed $(VENV)/transformers-tests  ## Run the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
 test-oldest: $(VENV)-oldest.lock  ## Run the fast tests with the oldest supported transformers and all else as locked
-	$(MAKE) test VENV=$(VENV)-oldest LOCK=$< ARGS="--ignore=tests/distributed $(ARGS)"
+	$(MAKE) test VENV=$(VENV)-oldest LOCK=$< ARGS="$(ARGS)"
 
 test-newest: newest  ## Run the fast tests with the newest release of everything, beyond upper bounds
 	$(NEWEST)/bin/pip install $(QUIET) --upgrade $(BOUNDED)  # pip says that this breaks our bounds, and goes on

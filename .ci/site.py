@@ -8,12 +8,15 @@ warning, which ends a strict build.
 import logging
 import os
 import re
+import textwrap
 from pathlib import Path
 
 
 SECTIONS = {"tutorials": "Tutorials", "how-to": "How-to", "reference": "Reference", "explanation": "Explanation"}
 LINK = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|[#/])([^)\s"#]+)')
 FENCE = re.compile(r"^( *)(`{3,})([^\n]*)\n.*?^\1\2`*$", re.MULTILINE | re.DOTALL)
+# Sections of which a reader wants one: tabs on the site, and read one after the other in the repository.
+TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- /tabs -->$", re.MULTILINE | re.DOTALL)
 
 log = logging.getLogger("mkdocs.hooks.site")
 
@@ -59,7 +62,28 @@ def on_page_markdown(markdown, page, config, files):
         language = f"{fence[1]}{fence[2]}{fence[3].partition(' ')[0]}"  # `python no-run` is a word for tests
         parts += [LINK.sub(lead, markdown[end : fence.start()]), language, fence[0].removeprefix(head)]
         end = fence.end()
-    return "".join([*parts, LINK.sub(lead, markdown[end:])])
+    return TABS.sub(_to_tabs, "".join([*parts, LINK.sub(lead, markdown[end:])]))
+
+
+def _to_tabs(match: re.Match) -> str:
+    """Sections between `<!-- tabs -->` and `<!-- /tabs -->` in the form of pymdownx.tabbed."""
+    _, *parts = re.split(r"^### (.*)\n", match[1], flags=re.MULTILINE)
+    tabs = zip(parts[::2], parts[1::2], strict=True)
+    return "\n".join(f'=== "{title}"\n\n{textwrap.indent(text, "    ")}' for title, text in tabs)
+
+
+def on_page_content(html, page, config, files):
+    """Show docstrings in transformers' form: [`name`] becomes a link to where the same page describes it, and types
+    lose their marks."""
+    anchors = {anchor.rpartition(".")[2]: anchor for anchor in re.findall(r'id="(transformers_valley\.[^"]+)"', html)}
+
+    def link(match: re.Match) -> str:
+        name = match[1].strip("~").rpartition(".")[2]
+        code = f"<code>{name}</code>"
+        return f'<a href="#{anchors[name]}">{code}</a>' if name in anchors else code
+
+    html = re.sub(r"\(<code>([^<]*`[^<]*)</code>", lambda match: "(" + re.sub("[`*]", "", match[1]), html)
+    return re.sub(r"\[<code>([\w.~]+)</code>\]", link, html)
 
 
 def on_post_page(output, page, config):

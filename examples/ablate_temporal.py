@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What the three temporal modules of the paper keep of time, on clips in which time decides the answer.
 
-    python examples/ablate_temporal.py          # 18 tiny Valleys, into outputs/ablate_temporal
+    python examples/ablate_temporal.py          # 18 tiny Valleys, into outputs/ablate_temporal; run again, it goes on
     python examples/ablate_temporal.py --fast   # the same in a minute, too short to learn anything
 
 Lamps in a grid of 4 x 4 go on and off. Which of two comes first (order), which is on for longer (duration), whether
@@ -32,6 +32,7 @@ from transformers_valley import ValleyConfig, ValleyForConditionalGeneration
 from transformers_valley.evaluation.benchmark import Column
 from transformers_valley.evaluation.statistics import Estimate, estimate
 from transformers_valley.tables import format_table
+from transformers_valley.whole_files import whole_file, write_whole
 
 
 MODULES = {"mean": "v1, mean", "importance": "v2, importance", "transformer": "v3, transformer"}
@@ -238,12 +239,16 @@ def answer_logits(
     return output.logits[:, -1]
 
 
-def train_and_test(folder: Path, module: str, uses_frame_tokens: bool, seed: int, scale: Scale) -> list[dict]:
-    """One model; for each test clip and number of frames, whether it is right."""
+def train_and_test(features: Path, module: str, uses_frame_tokens: bool, seed: int, scale: Scale) -> list[dict]:
+    """One model; for each test clip and number of frames, whether it is right. What is there already is read."""
+    tokens = "with" if uses_frame_tokens else "without"
+    file = features.parent / f"{module}_{tokens}_frame_tokens_seed_{seed}_{scale.steps}_steps.json"
+    if file.exists():
+        return json.loads(file.read_text())
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = ValleyForConditionalGeneration(make_config(module))
-    data = torch.load(folder / "features.pt", mmap=True)
+    data = torch.load(features, mmap=True)
     clips = [random_clip("train", i) for i in range(scale.train)]
     ids, answers = prompts(clips, TRAIN_FRAMES), torch.tensor([IDS[clip.answer] for clip in clips])
     trained = [p for name, p in model.named_parameters() if "vision_tower" not in name]
@@ -272,7 +277,9 @@ def train_and_test(folder: Path, module: str, uses_frame_tokens: bool, seed: int
                 right = WORDS[word] == tests[index].answer
                 results.append({"clip": index, "kind": tests[index].kind, "frames": frames, "right": right})
     about = {"module": module, "frame_tokens": uses_frame_tokens, "seed": seed, "loss": round(loss.item(), 4)}
-    return [{**about, **result} for result in results]
+    results = [{**about, **result} for result in results]
+    write_whole(file, json.dumps(results))
+    return results
 
 
 # --- What came out ---------------------------------------------------------------------------------------------------
@@ -349,22 +356,24 @@ def _spread(found: list[Estimate]) -> list[list[float]]:
 def main(folder: Path, scale: Scale) -> list[dict]:
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    tower = pretrain_tower(scale).eval()
-    features = {
-        "train": encode(tower, [random_clip("train", i) for i in range(scale.train)], TRAIN_FRAMES),
-        "test": encode(tower, [random_clip("test", i) for i in range(scale.test)], MOMENTS),
-    }
-    torch.save(features, folder / "features.pt")
-    del features
+    file = folder / f"features_{scale.train}.pt"
+    if not file.exists():
+        tower = pretrain_tower(scale).eval()
+        features = {
+            "train": encode(tower, [random_clip("train", i) for i in range(scale.train)], TRAIN_FRAMES),
+            "test": encode(tower, [random_clip("test", i) for i in range(scale.test)], MOMENTS),
+        }
+        with whole_file(file) as unfinished, open(unfinished, "wb") as archive:
+            torch.save(features, archive)
+        del features
     jobs = [(module, tokens, seed) for seed in SEEDS for module in MODULES for tokens in (True, False)]
     results = []
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        trained = [pool.submit(train_and_test, folder, *job, scale) for job in jobs]
+        trained = [pool.submit(train_and_test, file, *job, scale) for job in jobs]
         for job, future in zip(jobs, tqdm(trained, desc="models"), strict=True):
             results += future.result()
             tqdm.write(f"{job}: loss {results[-1]['loss']}, {time.perf_counter() - began:.0f} s")
-    (folder / "features.pt").unlink()
-    (folder / "results.json").write_text(json.dumps(results))
+    write_whole(folder / "results.json", json.dumps(results))
     print(f"\nRight in percent, with 95% intervals and (worst to best seed); chance is 50.\n\n{make_table(results)}\n")
     draw_results(results, folder / "ablation.png")
     print(f"{time.perf_counter() - began:.0f} s; the picture is {folder / 'ablation.png'}")

@@ -1,12 +1,9 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 import pytest
-import torch
 from tiny import random_frames
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
 
 from transformers_valley import video_processing_valley
-from transformers_valley.chat import VideoChat, _Pieces
+from transformers_valley.chat import VideoChat
 from transformers_valley.processing_valley import trim_answer
 from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
@@ -133,22 +130,6 @@ def test_pieces_make_the_answer(chat, clip):
     pieces = []
     answer = chat.ask("What happens?", videos=[clip], on_text=pieces.append)
     assert "".join(pieces) == answer and answer
-
-
-def test_pieces_keep_the_space_that_begins_a_line():
-    """Tokenizers of LLaMA decode a piece without the space it begins with."""
-    vocabulary = {
-        piece: index for index, piece in enumerate(["\u2581List:", "\n", "\u2581", "\u2581-", "\u2581first", "\u00e9"])
-    }
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="\n"))
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    written = []
-    pieces = _Pieces(tokenizer, [], written.append)
-    for ids in ([[0, 0, 0]], [0], [1], [2], [3], [4]):
-        pieces.put(torch.tensor(ids))
-    pieces.end()
-    assert "".join(written) == "List:\n  - first" and len(written) > 2
 
 
 def test_a_stop_string_ends_an_answer(model, processor, clip):

@@ -23,7 +23,7 @@ FLOORS = [
     {"video_decoding"},
     {"video_processing_valley"},
     {"processing_valley"},
-    {"pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
+    {"answer_text", "pipeline_valley", "data", "contact_sheet", "hub", "checkpoint"},
     {"training", "evaluation", "chat", "serving", "vllm_plugin"},
     {"demo"},
     {"__init__"},

@@ -14,6 +14,7 @@ from packaging.version import Version
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import BaseStreamer
 
+from .answer_text import AnswerText
 from .processing_valley import ValleyProcessor, iter_visuals, trim_answer
 
 
@@ -85,7 +86,7 @@ class VideoChat:
         Args:
             keep_cache (`bool`, *optional*, defaults to `False`):
                 Keep the KV cache: what the next conversation begins with alike, such as the same
-                [`SampledVideo`](transformers_valley.video_decoding.SampledVideo), is not read again.
+                [`SampledVideo`], is not read again.
         """
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         if not keep_cache:
@@ -133,13 +134,14 @@ class VideoChat:
         settings = {**self.generate_kwargs, **_ONE_ANSWER, **self._longest_answer(len(ids))}
         shown = [v.source["video"] if v.modality == "video" else v.source for v in iter_visuals(messages)]
         inputs = self._drop_what_was_read(inputs.to(self.model.device), shown)
+        written = AnswerText(self.processor.tokenizer, self._stop_strings)
         try:
             output = self.model.generate(
                 **inputs,
                 **settings,
                 **{_CACHE: self._cache},
                 tokenizer=self.processor.tokenizer,
-                streamer=_Pieces(self.processor.tokenizer, self._stop_strings, on_text) if on_text else None,
+                streamer=_Pieces(written, on_text) if on_text else None,
             )
         except BaseException:  # an interrupted answer leaves half of itself in the cache
             self.forget()
@@ -216,32 +218,20 @@ class VideoChat:
 
 
 class _Pieces(BaseStreamer):
-    """Hands on the pieces of an answer as they are written.
+    """Hands on the pieces of an answer as they are written."""
 
-    The whole answer is decoded each time: transformers' streamer decodes line by line, and tokenizers of LLaMA drop
-    the space that a line begins with.
-    """
-
-    def __init__(self, tokenizer: Any, stop_strings: list[str], on_text: Callable[[str], None]):
-        self._tokenizer, self._stop_strings, self._on_text = tokenizer, stop_strings, on_text
-        self._ids: list[int] | None = None  # the prompt comes first
-        self._handed_on = 0
+    def __init__(self, text: AnswerText, on_text: Callable[[str], None]):
+        self._text, self._on_text = text, on_text
+        self._is_prompt = True  # what comes first
 
     def put(self, value: torch.Tensor) -> None:
-        if self._ids is None:
-            self._ids = []
-            return
-        self._ids += value.tolist()
-        self._hand_on(is_whole=False)
+        if not self._is_prompt:
+            self._hand_on(self._text.add(value.tolist()))
+        self._is_prompt = False
 
     def end(self) -> None:
-        self._hand_on(is_whole=True)
+        self._hand_on(self._text.finish())
 
-    def _hand_on(self, is_whole: bool) -> None:
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        text = trim_answer(text, self._stop_strings, is_whole)
-        if not is_whole:
-            text = text.rstrip("\ufffd")  # the first bytes of a character
-        if piece := text[self._handed_on :]:
+    def _hand_on(self, piece: str) -> None:
+        if piece:
             self._on_text(piece)
-            self._handed_on = len(text)

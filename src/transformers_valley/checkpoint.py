@@ -107,7 +107,9 @@ def find_checkpoint(name: str) -> Checkpoint:
         config = _read_config(checkpoint)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        if not os.path.isdir(path):
+        if os.path.isfile(path):
+            reason = "it is a file, and a checkpoint is a folder. Unpack an archive first."
+        elif not os.path.isdir(path):
             is_path = path.count("/") != 1 or path.startswith((".", "/", "~"))
             reason = "there is no such folder" + (
                 "." if is_path else f" here, nor can it be read from the Hub: {reason}"

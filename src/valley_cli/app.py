@@ -40,9 +40,10 @@ class _Program(TyperGroup):
 
 def _is_expected(error: Exception) -> bool:
     """Whether its message is enough for a reader. Most bugs are of other kinds, and show as a traceback."""
-    # torch's error of a full GPU, by name: torch need not be loaded.
-    return isinstance(error, ValueError | OSError | ImportError | MemoryError) or (
-        type(error).__name__ == "OutOfMemoryError"
+    # torch's error of a full GPU, and jinja2's of a chat template, by name: neither need be loaded.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ValueError | OSError | ImportError | MemoryError) or bool(
+        names & {"OutOfMemoryError", "TemplateError"}
     )
 
 

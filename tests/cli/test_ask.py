@@ -2,6 +2,7 @@
 """`valley ask` as it is typed."""
 
 import json
+import shutil
 
 import pytest
 from clips import write_clip
@@ -58,6 +59,7 @@ def test_a_question_needs_no_clip(checkpoint, model, processor):
     ("words", "message"),
     [
         (["nowhere/at/all", "Hi"], "Error: Cannot load 'nowhere/at/all': there is no such folder."),
+        ([__file__, "Hi"], "it is a file, and a checkpoint is a folder"),
         (["CKPT", "none.mp4", "Hi"], "Cannot read video 'none.mp4': there is no such file."),
         (["CKPT", "Hi", "--num-frames", "2", "--fps", "1"], "--num-frames and --fps exclude each other"),
         (["CKPT", "Hi", "--dtype", "int7"], "There is no dtype 'int7'"),
@@ -68,6 +70,14 @@ def test_what_cannot_be_asked_gives_one_line(checkpoint, words, message):
     result = ask(*[checkpoint if word == "CKPT" else word for word in words])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_template_that_reaches_for_python_gives_one_line(checkpoint, tmp_path):
+    hostile = shutil.copytree(checkpoint, tmp_path / "hostile")
+    (hostile / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    result = ask(hostile, "Hi")
+    assert result.exit_code == 1 and "access to attribute '__class__' of 'str' object is unsafe" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_question_is_needed(checkpoint):

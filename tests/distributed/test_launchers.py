@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from tiny import tiny_processor, tiny_tokenizer, tiny_valley
 
 
+pytestmark = pytest.mark.slow
+
 # What each row of a step shows: clips by their number of frames, "i" for an image, nothing for text only. One of two
 # processes takes the first two rows of a step, the other the last two. The vision tower takes 4 frames at once.
 STEPS = [
@@ -73,7 +75,7 @@ def launch_both_stages(folder, output, config, *launch_flags, sft_flags=()):
     script = ROOT / "tests" / "both_stages.py"
     flags = [folder, output, "2", *sft_flags]
     ended, log = launch(output / "log.txt", config, script, *flags, launch_flags=launch_flags)
-    assert ended == 0, log[-6000:]  # its end says why
+    assert ended == 0, log[-8000:]  # its end says why
     return json.loads((output / "losses.json").read_text()), weights(output)
 
 
@@ -113,7 +115,6 @@ def test_zero2_equals_one_process(folder, one_process):
     assert_equal_to_one_process(folder, one_process, losses, saved)
 
 
-@pytest.mark.slow
 def test_zero3_equals_one_process(folder, one_process):
     """Its processes gather weights together: also where one shows text only, or clips of more chunks or lengths."""
     needs_deepspeed()
@@ -125,7 +126,6 @@ def test_zero3_equals_one_process(folder, one_process):
         assert len((folder / "zero3" / stage / "previews.jsonl").read_text().splitlines()) == 2 * 3
 
 
-@pytest.mark.slow
 def test_ddp_with_features_on_disk_equals_one_process(folder, one_process):
     flags = ["--cache_vision_features", str(folder / "features")]
     losses, saved = launch_both_stages(folder, folder / "kept", "ddp_cpu", sft_flags=flags)
@@ -134,7 +134,6 @@ def test_ddp_with_features_on_disk_equals_one_process(folder, one_process):
     assert "features of 4 clips and images were added" in log and "features of 0 clips" in log
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp_cpu", "zero3"])
 def test_a_trained_vision_tower_equals_one_process(folder, config):
     """Then chunks of frames have a backward pass too. Without activation checkpointing, for once."""
@@ -151,7 +150,6 @@ def test_a_trained_vision_tower_equals_one_process(folder, config):
         torch.testing.assert_close(saved["stage2"][name], weight, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp_cpu", "zero2", "zero3"])
 def test_what_bfloat16_runs_save(folder, one_process, config):
     """DeepSpeed saves its bfloat16 copy; the float32 weights it trains stay in its checkpoints."""

@@ -13,6 +13,7 @@ from clips import write_clip
 from PIL import Image
 from transformers import StopStringCriteria
 
+from transformers_valley.answer_text import AnswerText
 from transformers_valley.serving import engine as engine_module
 from transformers_valley.serving.engine import FAILED, Answer, Engine, FeatureCache
 from transformers_valley.serving.media import MediaAccess
@@ -179,8 +180,8 @@ def test_stop_string_is_found_across_tokens_and_in_the_answer_alone(processor):
     tokenizer = processor.tokenizer
     ids = tokenizer("ab c\u00fc \U0001f642\U0001f642", add_special_tokens=False)["input_ids"]
     told = []
-    answer = Answer(parse(chat("Say \u00fc \U0001f642")), told.append, tokenizer=tokenizer, length=1000)
-    answer.stops = ["never", "\u00fc \U0001f642"]
+    written = AnswerText(tokenizer, ["never", "\u00fc \U0001f642"])
+    answer = Answer(parse(chat("Say \u00fc \U0001f642")), told.append, written=written, length=1000)
     for token in ids:
         answer.add(token)
     assert (answer.finish_reason, answer.text) == ("stop", "ab c") and "".join(told[:-1]) == "ab c"

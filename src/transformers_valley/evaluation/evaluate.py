@@ -66,7 +66,7 @@ def evaluate(
         judge_revision (`str`, *optional*):
             Of the judge's weights.
         prompts (`str`, *optional*, defaults to `"protocol"`):
-            The judge's, as for [`judge`](transformers_valley.evaluation.judge).
+            The judge's, as for [`judge`].
         compare_with (`list[path]`, *optional*):
             Folders of other runs, judged alike: they stand in the report as well, and where they were asked the same
             questions, with the significance of the differences.

@@ -53,7 +53,7 @@ class EndpointJudge:
         temperature (`float`, *optional*, defaults to 0.0), max_tokens (`int`, *optional*, defaults to 256):
             Of its replies. The protocols set neither.
         **options:
-            Of [`Endpoint`](transformers_valley.endpoint.Endpoint): `api_key`, `concurrency`, `timeout`, `prices`, ….
+            Of [`Endpoint`]: `api_key`, `concurrency`, `timeout`, `prices`, ….
     """
 
     at_once = 128  # answers, after which verdicts are written

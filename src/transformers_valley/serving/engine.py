@@ -22,7 +22,8 @@ from PIL import UnidentifiedImageError
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..processing_valley import ValleyProcessor, trim_answer
+from ..answer_text import AnswerText
+from ..processing_valley import ValleyProcessor
 from ..video_sources import MAX_PIXELS, PICTURE_FORMATS, VideoDecodeError, load_image
 from .requests import ChatRequest, RequestError, too_long
 
@@ -130,18 +131,14 @@ class Answer:
     hand_on: Callable[[str | RequestError | None], None]
     prompt: Prompt | None = None
     # Set by the engine that takes it.
-    tokenizer: Any = None
+    written: AnswerText | None = None
     ends: set[int] = field(default_factory=set)  # tokens
-    stops: list[str] = field(default_factory=list)
     length: int = 0  # most tokens
     likeness: tuple = ()  # equal for answers that may be written together
     # As far as it is written.
     ids: list[int] = field(default_factory=list)  # the token that ends it included
     finish_reason: str | None = None
     is_over: bool = False  # also where its client is gone
-    _text: str = ""
-    _told: int = 0
-    _window: tuple[int, int] = (0, 0)
 
     def add(self, token: int) -> None:
         """Takes the next token."""
@@ -150,19 +147,16 @@ class Answer:
         self.ids.append(token)
         if token in self.ends:
             return self.finish("stop")
-        self._decode()
-        if any(stop in self._text for stop in self.stops):
+        self._tell(self.written.add([token]))
+        if self.written.has_stopped:
             self.finish("stop")
         elif len(self.ids) >= self.length:
             self.finish("length")
-        else:
-            self._tell(trim_answer(self._text, self.stops, is_whole=False))
 
     def finish(self, reason: str) -> None:
         """Ends it, with `"stop"` or `"length"`."""
         self.finish_reason, self.is_over = reason, True
-        self._decode(is_last=True)
-        self._tell(self.text)
+        self._tell(self.written.finish())
         self.hand_on(None)
 
     def fail(self, error: RequestError) -> None:
@@ -178,23 +172,11 @@ class Answer:
     @property
     def text(self) -> str:
         """The answer, once it is over."""
-        return trim_answer(self._text, self.stops)
+        return self.written.whole
 
-    def _decode(self, is_last: bool = False) -> None:
-        """Adds the text of the last tokens, once their characters are whole.
-
-        It is what they add to the tokens before them: tokenizers of LLaMA drop a space that a text begins with.
-        """
-        begin, end = self._window
-        more = self.tokenizer.decode(self.ids[begin:], skip_special_tokens=True)
-        if is_last or not more.endswith("\ufffd"):
-            self._text += more[len(self.tokenizer.decode(self.ids[begin:end], skip_special_tokens=True)) :]
-            self._window = end, len(self.ids)
-
-    def _tell(self, text: str) -> None:
-        if piece := text[self._told :]:
+    def _tell(self, piece: str) -> None:
+        if piece:
             self.hand_on(piece)
-            self._told = len(text)
 
 
 class _Writer(StoppingCriteria):
@@ -305,9 +287,9 @@ class Engine:
         ends = own.eos_token_id if own.eos_token_id is not None else self.tokenizer.eos_token_id
         stops = [own.stop_strings] if isinstance(own.stop_strings, str) else own.stop_strings or []
         wanted = answer.request.length or max(own.max_new_tokens or 0, DEFAULT_LENGTH)
-        answer.tokenizer, answer.length = self.tokenizer, min(wanted, self.context_length - length)
+        answer.length = min(wanted, self.context_length - length)
         answer.ends = {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
-        answer.stops = [*stops, *answer.request.stops]
+        answer.written = AnswerText(self.tokenizer, [*stops, *answer.request.stops])
         answer.likeness = self._likeness(answer)
         with self._changed:
             if answer.request.has_visuals:

@@ -28,7 +28,7 @@ from .features import FeatureCache
 
 class ValleyDataCollator:
     """
-    Makes batches of rows of [`load_rows`](transformers_valley.data.load_rows), for `SFTTrainer(data_collator=…)`.
+    Makes batches of rows of [`load_rows`], for `SFTTrainer(data_collator=…)`.
 
     A row is bad if a clip or an image of it cannot be read, it is longer than `max_length` after `on_long_row`, its
     text cannot be rendered, or nothing of it would be learnt. With `on_bad_sample="raise"` the first one ends the run.
