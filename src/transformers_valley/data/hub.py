@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Data sets of `datasets`, on the Hub or in a folder, as records: their clips and images become paths.
 
-In go a name and a split; out come records in which every value of `Video` and `Image` is a path, wherever it stands.
+In go a name and a split; out come records, and of each that is wanted, by [`with_paths`], one in which every value of
+`Video` and `Image` is a path, wherever it stands.
 What is stored inside of the data set itself is written to files beside the caches of `datasets`, once.
 """
 
@@ -59,12 +60,11 @@ def stamp_of(source: Source) -> list[tuple[str, int, int]]:
 
 
 def read_data_set(source: Source, streaming: bool = False) -> Iterator[dict[str, Any]]:
-    """The records of a data set, in order."""
+    """The records of a data set, in order, as it stores them: nothing is decoded."""
     rows = open_data_set(source, streaming)
     if isinstance(rows, Dataset):
         rows = rows.to_iterable_dataset()
-    for row in rows.decode(False):  # else clips and images come as decoders and pictures
-        yield _with_paths(row)
+    yield from rows.decode(False)  # else clips and images come as decoders and pictures
 
 
 def home_of(source: Source) -> str:
@@ -74,16 +74,16 @@ def home_of(source: Source) -> str:
     return f"hf://datasets/{source.dataset}" + (f"@{source.revision}" if source.revision else "")
 
 
-def _with_paths(value: Any) -> Any:
-    """A value, in which files, as `Video` and `Image` store them and as bytes alone, are paths."""
+def with_paths(value: Any) -> Any:
+    """A record, or a value of one, in which files, as `Video` and `Image` store them and as bytes alone, are paths."""
     if isinstance(value, list):
-        return [_with_paths(item) for item in value]
+        return [with_paths(item) for item in value]
     if isinstance(value, bytes):
         return _as_file(value, "")
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         return value["path"] if value["bytes"] is None else _as_file(value["bytes"], value["path"] or "")
     if isinstance(value, dict):
-        return {name: _with_paths(item) for name, item in value.items()}
+        return {name: with_paths(item) for name, item in value.items()}
     return value
 
 
@@ -97,4 +97,4 @@ def _as_file(content: bytes, name: str) -> str:
     return str(file)
 
 
-__all__ = ["home_of", "open_data_set", "read_data_set", "stamp_of"]
+__all__ = ["home_of", "open_data_set", "read_data_set", "stamp_of", "with_paths"]

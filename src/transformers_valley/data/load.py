@@ -19,7 +19,7 @@ from .decode import visuals_of
 from .files import check_file, read_records
 from .formats import to_row
 from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
-from .hub import home_of, open_data_set, read_data_set, stamp_of
+from .hub import home_of, open_data_set, read_data_set, stamp_of, with_paths
 from .media import MissingMedia, as_folders, is_address
 from .mixtures import Source, as_sources
 from .rows import FEATURES, fill_features
@@ -71,7 +71,8 @@ def load_rows(
     sources = [_settle(source) for source in as_sources(files, media_root)]
     if streaming:
         is_mixture = len(sources) > len(files) or any(map(_is_mixture, files))
-        return _stream(sources, is_mixture, on_missing)
+        is_whole = len(sources) == 1 and sources[0].dataset and sources[0].take == "all" and sources[0].weight == 1
+        return _stream(sources, is_mixture and not is_whole, on_missing)
     parts, missing = [], MissingMedia()
     for source in sources:
         rows = _load(source)
@@ -182,7 +183,7 @@ def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> Iterabl
     if is_mixture:
         plans = [_plan(source) for source in sources]
         parts = [
-            _from_generator([(source, passes, shard, SHARDS) for shard in range(SHARDS)], on_missing, packed)
+            _from_generator([(source, passes, *part) for part in _readers(source)], on_missing, packed)
             for source, (passes, _) in zip(sources, plans, strict=True)
         ]
         weights = np.array([expected for _, expected in plans], dtype=float)
@@ -211,6 +212,12 @@ def _from_generator(shards: list[tuple], on_missing: str, packed: bool) -> Itera
 def _parts(source: Source) -> list[tuple[int, int]]:
     """The shards of a source: the files of packed rows, and all records of others."""
     count = len(list_shards(source.dataset)) if is_packed(source.dataset) else 1
+    return [(shard, count) for shard in range(count)]
+
+
+def _readers(source: Source) -> list[tuple[int, int]]:
+    """The shards of a source that is mixed. Each reads all and takes its own rows, which is too much to fetch."""
+    count = SHARDS if source.path is not None or os.path.isdir(source.dataset) else 1
     return [(shard, count) for shard in range(count)]
 
 
@@ -315,6 +322,7 @@ def iter_source(
             name = str(record["id"]).encode(errors="backslashreplace").decode()
         if not isinstance(record, ValueError):
             try:
+                record = with_paths(record) if source.path is None else record
                 record = to_row(record, folders, position) | {"id": name, "source": source.name}
             except ValueError as error:
                 record = ValueError(f"{source}, record {position}: {error}")

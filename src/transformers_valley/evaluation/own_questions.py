@@ -16,7 +16,7 @@ from ..data.fields import given
 from ..data.files import read_records
 from ..data.formats import to_row
 from ..data.formats.question_answer import by_letter, chosen_letter
-from ..data.hub import home_of, read_data_set
+from ..data.hub import home_of, read_data_set, with_paths
 from ..data.mixtures import Source
 from .benchmark import Sample
 
@@ -29,7 +29,7 @@ def read_questions(file: Path | Source, media_root: Path | Mapping | None) -> It
         ValueError: if a record is none; it names file, position and reason.
     """
     if isinstance(file, Source):
-        name, records, media_root = file.name, read_data_set(file), media_root or home_of(file)
+        name, records, media_root = file.name, map(with_paths, read_data_set(file)), media_root or home_of(file)
     else:
         name, records = file.stem, read_records(file)
     for position, record in enumerate(records):
