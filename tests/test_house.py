@@ -17,7 +17,7 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
-    {"endpoint", "plots", "tables", "video_cropping", "video_sources", "whole_files"},
+    {"endpoint", "paper_data", "plots", "tables", "video_cropping", "video_sources", "whole_files"},
     {"configuration_valley", "video_packets"},
     {"modeling_valley", "video_files"},
     {"video_decoding"},

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """All benchmarks by name, and one of them with its questions read."""
 
+import dataclasses
 import inspect
 import os
 from typing import Any
@@ -33,7 +34,8 @@ def load_benchmark(
         name (`str`):
             One of `BENCHMARKS`; `"own"` for questions of your own.
         data (path):
-            The folder of its files as they are published; of your own questions the file, or a list of files.
+            The folder of its files as they are published; of your own questions the file, a list of files, or
+            [`Source`]s of data sets of `datasets`.
         media_root (path, *optional*):
             The folder of its clips and images; by default that of the files.
         split (`str`, *optional*, defaults to `"test"`):
@@ -55,6 +57,10 @@ def load_benchmark(
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(own) or 'none'}.")
     split = "" if name == "own" else split  # rows name their `source` themselves
     files = AnnotationFiles(name, data, split)
+    if files.data_sets and name != "own":
+        raise ValueError(f"{name} is read from its files as they were published, and not from data sets.")
+    if media_root:
+        files.data_sets = [dataclasses.replace(source, media=str(media_root)) for source in files.data_sets]
     clips = Clips(media_root or files.folder)
     try:
         samples = list(benchmark.load(files, clips, split, **options))
