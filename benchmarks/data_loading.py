@@ -1,18 +1,17 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Rows a second of one core on their way into a batch: packed rows against the clips themselves, on clips made here.
 
-    pip install "transformers-valley[train,dev]" torchcodec   # without torchcodec the `Video` column is left out
+    pip install "transformers-valley[train,dev]" torchcodec   # and the shared libraries of an FFmpeg that it supports
     python benchmarks/data_loading.py [--clips 8] [--seconds 60] [--size 1280x720] [--rounds 3]
 
 Each row shows one clip, of which training takes a frame every two seconds. What is timed ends with
 `pixel_values_videos`: reading the row, decoding, resizing, normalizing, in seconds of one core, which other programs
 on the machine hardly change. Candidates take turns. "the `Video` column" is what `datasets` itself offers for clips: a
-decoder of torchcodec, asked for the same times. Packing is timed once, by the clock, with all cores. Prints medians,
-and the ratios to the clips themselves.
+decoder of torchcodec, asked for the same times; where torchcodec does not load, the last line says why. Packing is
+timed once, by the clock, with all cores. Prints medians, and the ratios to the clips themselves.
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -69,9 +68,18 @@ def candidates(file: Path, packed: Path, processor: ValleyVideoProcessor) -> dic
         "packed rows": lambda: read(packed, False),
         "packed rows, streamed": lambda: read(packed, True),
     }
-    if importlib.util.find_spec("torchcodec"):
+    if why_no_column() is None:
         found["the `Video` column"] = read_column
     return found
+
+
+def why_no_column() -> str | None:
+    """Why `datasets` could not decode its own clips here, if so."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:  # it is there, and finds no FFmpeg that it was built for
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -107,7 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for name, rate in median.items():
         print(f"{name:<24} {rate:8.2f} rows per core second  {rate / median['the clips themselves']:6.2f} times")
     if "the `Video` column" not in median:
-        print("the `Video` column       left out: there is no torchcodec")
+        print(f"{'the `Video` column':<24} NOT MEASURED, torchcodec does not load: {why_no_column()}")
     return median
 
 

@@ -278,7 +278,7 @@ def train_and_test(features: Path, module: str, uses_frame_tokens: bool, seed: i
                 results.append({"clip": index, "kind": tests[index].kind, "frames": frames, "right": right})
     about = {"module": module, "frame_tokens": uses_frame_tokens, "seed": seed, "loss": round(loss.item(), 4)}
     results = [{**about, **result} for result in results]
-    write_whole(file, json.dumps(results))
+    write_whole(file, json.dumps(results).encode())
     return results
 
 
@@ -373,7 +373,7 @@ def main(folder: Path, scale: Scale) -> list[dict]:
         for job, future in zip(jobs, tqdm(trained, desc="models"), strict=True):
             results += future.result()
             tqdm.write(f"{job}: loss {results[-1]['loss']}, {time.perf_counter() - began:.0f} s")
-    write_whole(folder / "results.json", json.dumps(results))
+    write_whole(folder / "results.json", json.dumps(results).encode())
     print(f"\nRight in percent, with 95% intervals and (worst to best seed); chance is 50.\n\n{make_table(results)}\n")
     draw_results(results, folder / "ablation.png")
     print(f"{time.perf_counter() - began:.0f} s; the picture is {folder / 'ablation.png'}")

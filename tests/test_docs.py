@@ -256,8 +256,8 @@ def test_arguments_of_sft():
     assert list(listed) == list(fields)
     for name, (default, _) in listed.items():
         field = fields[name]
-        made = field.default_factory() if field.default is dataclasses.MISSING and name != "data" else field.default
-        assert default == "required" if name == "data" else value(default) == made, name
+        made = field.default_factory() if field.default is dataclasses.MISSING else field.default
+        assert value(default) == made, name
 
 
 def test_recipes():

@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,22 @@ def test_accelerate_launch_trains_and_saves(checkpoint, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "loss" in (tmp_path / "out" / "trainer_state.json").read_text()
     AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_datatrove_packs_as_the_command_does(tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed: pip install 'transformers-valley[scale]'")
+    rows = [{"video": f"{number}.mp4", "question": "What?", "answer": "Bars."} for number in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for row in rows:
+        write_clip(tmp_path / row["video"], 50, fps=10)
+    script = [sys.executable, str(EXAMPLES / "pack_with_datatrove.py"), "--tasks", "2", "--logs", "logs"]
+    command = [sys.executable, "-m", "valley_cli", "data", "pack", "--num-shards", "2"]
+    for words, output in ((script, "tasks"), (command, "shards")):
+        environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+        words = [*words, "rows.jsonl", "-o", output, "--media-root", "."]
+        subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name).glob("*.*")} for name in ("tasks", "shards")]
+    for made in files:
+        assert b"What cannot be passed on" in made.pop("README.md")  # with another command in it
+    assert files[0] == files[1] and len(files[0]) == 3

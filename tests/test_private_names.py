@@ -115,8 +115,8 @@ DOCUMENTED = {
     *("transformers.generation", "transformers.integrations", "transformers.modeling_outputs"),
     *("transformers.pipelines", "transformers.quantizers", "transformers.utils"),
 }
-# vLLM's documentation of models out of its tree names its interfaces one by one; the plugin has tests of its own.
-ELSEWHERE = ("vllm",)
+# Their documentation of models out of the tree names interfaces one by one; the plugins have tests of their own.
+ELSEWHERE = ("vllm", "lmms_eval")
 # Names without an underscore, in or on what is documented, that are nevertheless not.
 UNDOCUMENTED = {
     *("transformers.integrations.get_reporting_integration_callbacks",),

@@ -230,7 +230,9 @@ class Endpoint:
             except self._openai.APIStatusError as error:
                 reason = self._redact(f"HTTP {error.status_code}: {error.message}")
                 if error.status_code in (401, 403, 404):
-                    raise EndpointError(f"{self._name()} refuses every request. {reason}") from None
+                    raise EndpointError(
+                        f"{self._name()} refuses every request. {reason.rstrip('.')}{_about_key(error)}"
+                    ) from None
                 if error.status_code < 500 and error.status_code not in (408, 409):
                     return self._fail(key, reason)
             except _NoCompletion as error:
@@ -345,12 +347,21 @@ class Endpoint:
             served = _run(names())
         except self._openai.APIConnectionError as error:
             raise EndpointError(self._unreachable(error)) from None
+        except (self._openai.AuthenticationError, self._openai.PermissionDeniedError) as error:
+            raise EndpointError(
+                f"{self._name()}: {self._redact(error.message).rstrip('.')}{_about_key(error)}"
+            ) from None
         except (self._openai.OpenAIError, AttributeError, TypeError) as error:
             reason = self._redact(str(error))
             raise EndpointError(f"{self._name()} does not tell its models ({reason}). Name one.") from None
         if len(served) != 1:
             raise EndpointError(f"{self._name()} serves {len(served)} models, {served[:20]}. Name one of them.")
         return served[0]
+
+
+def _about_key(error: Any) -> str:
+    """What to do where a key is refused."""
+    return ". Is the key in OPENAI_API_KEY the one for this server?" if error.status_code in (401, 403) else ""
 
 
 class _NoCompletion(Exception):

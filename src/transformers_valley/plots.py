@@ -49,9 +49,10 @@ def chart_style() -> AbstractContextManager:
     )
 
 
-def place_legend(axes) -> None:
-    """Put the legend of a chart above its figure, where it covers nothing. Long names lose their middle."""
+def place_legend(axes, side: str = "upper") -> None:
+    """Put the legend of a chart above or, `"lower"`, below its figure, where it covers nothing. Long names lose their
+    middle."""
     handles, names = axes.get_legend_handles_labels()
     half = LONGEST_NAME // 2
     names = [name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}" for name in names]
-    axes.figure.legend(handles, names, loc="outside upper left", ncols=3)
+    axes.figure.legend(handles, names, loc=f"outside {side} left", ncols=3)

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +15,23 @@ from .options import SETTINGS, Fps, NumFrames, check_folder, examples, needs_ext
 app = typer.Typer(help="Look after training data.", **SETTINGS)
 
 Files = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE", help="JSON, JSONL and CSV files of training rows, and mixtures of them in YAML."),
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE ...]",
+        help="JSON, JSONL and CSV files of training rows, folders of packed ones, and mixtures of them in YAML.",
+        show_default=False,
+    ),
 ]
+DataSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A data set of `datasets` beside the files, or in their place: a name on the Hub, also as NAME@REVISION, "
+        "or a folder. May be repeated.",
+        metavar="NAME",
+    ),
+]
+Config = Annotated[str | None, typer.Option(help="Configuration of the data sets.", metavar="NAME")]
+Split = Annotated[str, typer.Option(help="Split of the data sets.", metavar="NAME")]
 MediaRoot = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,10 +58,14 @@ MaxLength = Annotated[
     epilog=examples(
         "valley data check rows.jsonl --media-root clips",
         "valley data check rows.jsonl --model path/to/valley --max-length 2048 --full -o bad.jsonl",
+        "valley data check --dataset owner/name --split validation",
     )
 )
 def check(
-    files: Files,
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
@@ -65,7 +84,8 @@ def check(
         from transformers_valley.data.check import check_data
 
     check_folder(output)
-    report = check_data(files, folders_of(media_root), processor_of(model), max_length, full, num_proc)
+    sources = sources_of(files, dataset, config, split)
+    report = check_data(sources, folders_of(media_root), processor_of(model), max_length, full, num_proc)
     for error in report.bad:
         typer.echo(str(error))
     typer.echo(report.table())
@@ -83,7 +103,10 @@ def check(
     )
 )
 def stats(
-    files: Files,
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Model = None,
     max_length: MaxLength = None,
@@ -97,7 +120,8 @@ def stats(
     check_folder(plot)
     if max_length is not None and model is None:
         raise ValueError("Whether a row is longer than --max-length, its tokenizer knows: give --model, too.")
-    rows = load_rows(files, folders_of(media_root))
+    sources = sources_of(files, dataset, config, split)
+    rows = load_rows(sources, folders_of(media_root))
     found = count_sources(rows, processor_of(model))
     typer.echo(describe_sources(found, max_length))
     if plot is not None:
@@ -111,8 +135,11 @@ def stats(
     )
 )
 def show(
-    files: Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Annotated[
         str | None, typer.Option(help="The checkpoint to train: how it samples clips.", metavar="CKPT")
@@ -127,7 +154,8 @@ def show(
 
     check_folder(output)
     processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
-    count = write_page(load_rows(files, folders_of(media_root)), output, processor, num_rows)
+    sources = sources_of(files, dataset, config, split)
+    count = write_page(load_rows(sources, folders_of(media_root)), output, processor, num_rows)
     typer.echo(f"{output}: {count} rows")
 
 
@@ -138,19 +166,28 @@ def show(
     )
 )
 def export(
-    files: Files,
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSON file to write.", metavar="FILE")],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
 ) -> None:
     """Write rows of any format as records of LLaVA, which other tools read. What they cannot say is an error."""
     with needs_extra("data"):
         from transformers_valley.data import load_rows
+        from transformers_valley.data.card import count_rows, write_data_card
         from transformers_valley.data.export import write_llava
 
     check_folder(output)
     folders = folders_of(media_root)
     root = (folders or {}).get("")
-    number = write_llava(load_rows(files, folders), output, root and os.path.abspath(root))
+    sources = sources_of(files, dataset, config, split)
+    rows = load_rows(sources, folders)
+    number = write_llava(rows, output, root and os.path.abspath(root))
+    counts = count_rows(rows.select_columns(["source", "messages"]))
+    write_data_card(output, counts, command=command_of(context))
     typer.echo(f"{output}: {number} records")
 
 
@@ -161,10 +198,14 @@ def export(
     )
 )
 def pack(
-    files: Files,
+    context: typer.Context,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write, or to complete.", metavar="FOLDER")
     ],
+    files: Files = None,
+    dataset: DataSet = None,
+    config: Config = None,
+    split: Split = "train",
     media_root: MediaRoot = None,
     model: Annotated[
         str | None, typer.Option(help="The checkpoint to train: how it samples and resizes clips.", metavar="CKPT")
@@ -190,6 +231,7 @@ def pack(
     """Decode each clip once, into files that training reads many times faster. Goes on where it was stopped."""
     with needs_extra("data"):
         from transformers_valley.data import load_rows
+        from transformers_valley.data.card import write_packed_card
         from transformers_valley.data.frames import PackSettings
         from transformers_valley.data.packing import pack as pack_rows
     from transformers_valley.video_processing_valley import ValleyVideoProcessor
@@ -200,8 +242,10 @@ def pack(
         raise ValueError(f"--shard is {shard!r}, expected I/N, such as 0/16.") from error
     processor = ValleyVideoProcessor() if model is None else processor_of(model).video_processor
     settings = PackSettings.of(processor, fps=fps, num_frames=num_frames, format=format, quality=quality)
-    rows = load_rows(files, folders_of(media_root))
+    sources = sources_of(files, dataset, config, split)
+    rows = load_rows(sources, folders_of(media_root))
     made, bad = pack_rows(rows, output, settings, num_shards, (index, count), workers, skip_bad)
+    write_packed_card(output, command_of(context))
     for entry in bad:
         typer.echo(f"left out: row {entry['id']!r} of {entry['source']!r}: {entry['file'] or ''} {entry['reason']}")
     typer.echo(f"{output}: {made} files were made of part {shard}, {len(bad)} of {len(rows)} rows are left out")
@@ -215,6 +259,7 @@ def pack(
     ),
 )
 def filter_captions(
+    context: typer.Context,
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of captions: WebVid's, or `video`, `caption`.")
     ],
@@ -231,9 +276,12 @@ def filter_captions(
     with needs_extra("data"):
         from transformers_valley.data.build import phrases
         from transformers_valley.data.build.valley_702k import select_captions
+        from transformers_valley.data.card import write_rows_card
 
     check_folder(output)
     found = select_captions(file, output, phrases.NounPhrases(language_model, workers), least, most, seed)
+    settings = {"captions": found.captions, "noun phrases": found.phrases, "chosen": found.chosen}
+    write_rows_card(output, file, command=command_of(context), settings=settings)
     if found.unread:
         typer.echo(f"{found.unread} records are no captions. The first: {found.first_error}")
     typer.echo(
@@ -249,6 +297,7 @@ def filter_captions(
     )
 )
 def build(
+    context: typer.Context,
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of `video`, `caption` and perhaps `title`.")
     ],
@@ -269,12 +318,16 @@ def build(
     """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
     with needs_extra("data"):
         from transformers_valley.data.build.valley_instruct import build_instructions
+        from transformers_valley.data.card import write_rows_card
     from transformers_valley.endpoint import Endpoint
 
     check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     request = {} if temperature is None else {"temperature": temperature}
     built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
+    settings = {"written by": endpoint.model, **built.rows, "rejected": built.rejected.total()}
+    note = "A language model wrote them, which read titles and captions and saw no clip."
+    write_rows_card(output, file, command=command_of(context), settings=settings, notes=[note])
     for kind in built.rows | built.rejected:
         typer.echo(f"{kind}: {built.rows[kind]} rows, {built.rejected[kind]} rejected")
     for reason, count in built.reasons.most_common(5):
@@ -294,6 +347,7 @@ def build(
     )
 )
 def judge(
+    context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="Rows that were written from captions.")],
     captions: Annotated[str, typer.Option(help="The captions, as for `valley data build`.", metavar="FILE")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of clean rows.", metavar="FILE")],
@@ -307,11 +361,14 @@ def judge(
     """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
     with needs_extra("data"):
         from transformers_valley.data.build.hallucinations import check_hallucinations
+        from transformers_valley.data.card import write_rows_card
     from transformers_valley.endpoint import Endpoint
 
     check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     found = check_hallucinations(file, captions, output, endpoint)
+    settings = {"judge": endpoint.model, "clean": found.clean, "marked": found.marked, "undecided": found.undecided}
+    write_rows_card(output, file, command=command_of(context), settings=settings)
     for words, count in found.objects.most_common(10):
         typer.echo(f"  {count} times: {words}")
     typer.echo(
@@ -347,7 +404,69 @@ def pair(
     )
 
 
+@app.command(
+    epilog=examples(
+        "valley data push packed owner/name --private",
+        "valley data push instruct.jsonl owner/name --license cc-by-4.0",
+    )
+)
+def push(
+    place: Annotated[
+        Path, typer.Argument(metavar="PLACE", help="A folder of packed rows, or a file of rows, with its card.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Of the data set on the Hub, OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it for its owner only.")] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(help="Of the texts, such as cc-by-4.0.", metavar="NAME", show_default="what the card says"),
+    ] = None,
+    share_media: Annotated[
+        bool,
+        typer.Option(
+            "--share-media", help="Pass frames and images on, which the card does not allow: you have the right to."
+        ),
+    ] = False,
+) -> None:
+    """Put packed rows, or a file of rows, on the Hub, with the card that tells where they come from."""
+    with needs_extra("data"):
+        from transformers_valley.data.card import push_data
+
+    typer.echo(push_data(place, repo, private, license, share_media))
+
+
 # --- what the commands share ---
+
+
+_NOT_TOLD = {"shard", "workers", "concurrency", "server"}  # they change nothing in the result, or tell of a machine
+_PATHS = {"files", "file", "output", "media_root", "model", "captions"}
+
+
+def command_of(context: typer.Context) -> str:
+    """The command that is run, as a card tells it: of a path the last part."""
+    from transformers_valley.hub.model_card import short_name
+
+    words = ["valley", "data", context.info_name]
+    for param in sorted(context.command.params, key=lambda param: param.param_type_name):  # arguments first
+        source, value = context.get_parameter_source(param.name), context.params.get(param.name)
+        if source is None or source.name != "COMMANDLINE" or param.name in _NOT_TOLD:
+            continue
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            name = [param.opts[0]] if param.param_type_name == "option" else []
+            text = [] if entry is True else [str(entry)]
+            if param.name in _PATHS:
+                folder, equals, rest = str(entry).partition("=")
+                text = [f"{folder}={short_name(rest)}" if equals else short_name(folder)]
+            words += [*name, *text]
+    return shlex.join(words)
+
+
+def sources_of(files: list[str] | None, dataset: list[str] | None, config: str | None, split: str) -> list[Any]:
+    """The files and data sets that a command was given."""
+    from transformers_valley.data.mixtures import name_data_sets
+
+    if not files and not dataset:
+        raise ValueError("There is nothing to read: give files of rows, or --dataset NAME.")
+    return [*(files or ()), *name_data_sets(dataset or (), config, split)]
 
 
 def folders_of(media_root: list[str] | None) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from .options import Device, Dtype, Fps, MaxNewTokens, NumFrames, check_sampling
 
 EPILOG = examples(
     "valley evaluate path/to/valley --data held_out.jsonl -o outputs/evaluation",
+    "valley evaluate path/to/valley --dataset owner/name --split test -o outputs/evaluation",
     "valley evaluate path/to/valley --data held_out.jsonl --view clip --view shuffled -o outputs/order",
     "valley evaluate path/to/valley --benchmark msvd_qa --data MSVD_QA --judge default -o outputs/msvd",
     "valley evaluate --server http://localhost:8000/v1 --data held_out.jsonl -o outputs/served",
@@ -22,11 +23,20 @@ def evaluate(
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; the same command goes on there.")
     ],
     data: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             metavar="PATH", help="Your questions (JSONL, JSON or CSV), or a benchmark's folder. May be given again."
         ),
-    ],
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your questions in a data set of `datasets`: a name on the Hub, also as NAME@REVISION, or a folder. "
+            "May be given again.",
+            metavar="NAME",
+        ),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the data sets.", metavar="NAME")] = None,
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -51,7 +61,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the clips and images.", metavar="FOLDER", show_default="that of the data"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the benchmark.", metavar="NAME")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the benchmark or the data sets.", metavar="NAME")] = "test",
     option: Annotated[
         list[str] | None,
         typer.Option(help="An option of the benchmark, such as asks-politely. May be given again.", metavar="NAME"),
@@ -112,15 +122,19 @@ def evaluate(
     """Ask questions with known answers, compare, and report: tables, plots and a page with every answer."""
     if checkpoint is None and server is None:
         raise ValueError("Nobody answers: give a checkpoint, or --server URL.")
+    if not data and not dataset:
+        raise ValueError("There are no questions: give --data PATH or --dataset NAME.")
     check_sampling(num_frames, fps)
     with needs_extra("eval"):
+        from transformers_valley.data.mixtures import name_data_sets
         from transformers_valley.evaluation import evaluate as run
 
+    questions = [*(data or ()), *name_data_sets(dataset or (), config, split)]
     sampling = {"num_frames": num_frames, "fps": fps}
     generation = {"max_new_tokens": max_new_tokens}
     report = run(
         checkpoint,
-        data[0] if len(data) == 1 else data,
+        questions[0] if len(questions) == 1 else questions,
         output,
         benchmark=benchmark,
         media_root=media_root,

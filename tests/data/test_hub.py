@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pytest
 from clips import write_clip
-from datasets import Dataset, Features, List, Value, Video
+from datasets import Dataset, DatasetDict, Features, Image, Json, List, Value, Video
+from huggingface_hub.errors import LocalEntryNotFoundError
+from typer.testing import CliRunner
 
 from transformers_valley.data import Source, load_rows
 from transformers_valley.data.decode import visuals_of
+from transformers_valley.data.frames import PackSettings
 from transformers_valley.data.hub import home_of
+from transformers_valley.data.mixtures import as_sources, name_data_sets
+from transformers_valley.data.packing import pack
+from transformers_valley.evaluation import load_benchmark
+from valley_cli.app import app
+
+
+PICTURE = (Path(__file__).parents[2] / "examples" / "picture.png").read_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +60,63 @@ def test_videos_inside_of_the_data_set_become_files_once(clips, tmp_path):
     assert len(list((tmp_path / "cache" / "valley_media").rglob("*.mp4"))) == 1
 
 
+@pytest.fixture
+def chats(clips):
+    """`messages` as people write them for `datasets`: a clip and a picture in the middle of a block."""
+    block = {"type": Value("string"), "text": Value("string"), "video": Video(), "image": Image()}
+    features = Features({"messages": List({"role": Value("string"), "content": List(block)}), "notes": Json()})
+    (clips / "picture.png").write_bytes(PICTURE)
+
+    def message(role, **content):
+        return {
+            "role": role,
+            "content": [dict.fromkeys(block) | {"type": kind, kind: content[kind]} for kind in content],
+        }
+
+    video = {"bytes": (clips / "0.mp4").read_bytes(), "path": None}
+    messages = [
+        message("user", video=video, image=str(clips / "picture.png"), text="What?"),
+        message("assistant", text="Bars."),
+    ]
+    return Dataset.from_list([{"messages": messages, "notes": {"a": [1, "b"]}}], features=features)
+
+
+@pytest.mark.parametrize("kept", ["parquet", "saved", "saved splits"])
+def test_clips_inside_of_messages(chats, clips, tmp_path, kept):
+    folder = tmp_path / "chats"
+    if kept == "parquet":
+        folder.mkdir()
+        chats.to_parquet(folder / "train.parquet")
+    else:
+        (chats if kept == "saved" else DatasetDict({"train": chats, "test": chats})).save_to_disk(str(folder))
+    for streaming in (False, True):
+        (row,) = load_rows([Source(dataset=str(folder))], streaming=streaming)
+        video, image = visuals_of(row)
+        assert Path(video.source["video"]).read_bytes() == (clips / "0.mp4").read_bytes()
+        assert Path(image.source).read_bytes() == PICTURE
+    if kept == "saved splits":
+        with pytest.raises(ValueError, match="has no split 'dev', it has train, test"):
+            load_rows([Source(dataset=str(folder), split="dev")])
+
+
+def test_a_folder_that_is_saved_again_is_read_again(chats, tmp_path):
+    for count in (1, 2):
+        Dataset.from_list([{"question": "?", "answer": "A."}] * count).save_to_disk(str(tmp_path / "saved"))
+        assert len(load_rows([Source(dataset=str(tmp_path / "saved"))])) == count
+
+
+@pytest.mark.parametrize("stored", ["bytes", "struct"])
+def test_files_that_are_not_said_to_be_clips(clips, tmp_path, stored):
+    """Bytes alone, and what `decode=False` gives, written by other tools."""
+    content = (clips / "0.mp4").read_bytes()
+    video = content if stored == "bytes" else {"bytes": content, "path": "beach.mov"}
+    (tmp_path / "plain").mkdir()
+    Dataset.from_list([{"video": video, "question": "?", "answer": "A."}]).to_parquet(tmp_path / "plain/train.parquet")
+    (row,) = load_rows([Source(dataset=str(tmp_path / "plain"))])
+    path = Path(row["messages"][0]["content"][0]["path"])
+    assert path.read_bytes() == content and path.suffix == (".mp4" if stored == "bytes" else ".mov")
+
+
 def test_texts_in_a_column_are_paths_in_the_folder(tmp_path):
     folder = tmp_path / "named"
     folder.mkdir()
@@ -78,3 +145,59 @@ def test_a_changed_folder_is_read_again(tmp_path):
 def test_a_split_that_is_not_there_is_named(clips):
     with pytest.raises(ValueError, match='Unknown split "tst"'):
         load_rows([Source(dataset=str(clips), split="tst")])
+
+
+# --- by name ---
+
+
+def test_names_with_a_revision(tmp_path):
+    (tmp_path / "a@b").mkdir()
+    sources = name_data_sets(["o/n", "o/n.v2@main", str(tmp_path / "a@b")], "en", "test")
+    assert [(str(source), source.name, source.revision) for source in sources] == [
+        ("o/n", "n", None),
+        ("o/n.v2", "n.v2", "main"),
+        (str(tmp_path / "a@b"), "a@b", None),
+    ]
+    assert {(source.config, source.split) for source in sources} == {("en", "test")}
+    with pytest.raises(ValueError, match="expected NAME or NAME@REVISION"):
+        name_data_sets(["o/n@"])
+
+
+def test_packed_rows_on_the_hub_are_downloaded(clips, tmp_path, monkeypatch):
+    pack(load_rows([Source(dataset=str(clips))]), tmp_path / "packed", PackSettings(num_frames=1), workers=1)
+    asked = []
+
+    def download(name, *file, **options):
+        asked.append((name, options["revision"]))
+        if name != "o/packed":
+            raise LocalEntryNotFoundError("not there")
+        return str(tmp_path / "packed")
+
+    monkeypatch.setattr("transformers_valley.data.mixtures.hf_hub_download", download)
+    monkeypatch.setattr("transformers_valley.data.mixtures.snapshot_download", download)
+    rows = load_rows(name_data_sets(["o/packed@v1"]))
+    assert len(rows) == 2 and rows[0]["clips"][0]["times"] == [0.0]
+    assert set(asked) == {("o/packed", "v1")}
+    (source,) = as_sources(name_data_sets(["o/other"]))
+    assert source.dataset == "o/other"
+
+
+@pytest.mark.parametrize(
+    "words", [["check"], ["stats"], ["pack", "-o", "out"], ["show", "-o", "out"], ["export", "-o", "out"]]
+)
+def test_commands_read_data_sets(clips, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["data", *words, "--dataset", str(clips)])
+    assert result.exit_code == 0, result.output
+    assert "2" in result.stdout
+    missing = CliRunner().invoke(app, ["data", *words])
+    assert missing.exit_code == 1 and "give files of rows, or --dataset NAME" in missing.stderr
+
+
+def test_questions_of_an_evaluation(clips):
+    found = load_benchmark("own", name_data_sets([str(clips)]))
+    assert [sample.answers for sample in found.samples] == [("Bars.",)] * 2
+    assert {sample.source for sample in found.samples} == {"clips"}
+    assert found.samples[1].messages[0]["content"][0]["path"] == str(clips / "1.mp4")
+    with pytest.raises(ValueError, match="not from data sets"):
+        load_benchmark("msvd_qa", name_data_sets([str(clips)]))

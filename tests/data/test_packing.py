@@ -160,6 +160,15 @@ def test_bytes_do_not_depend_on_who_makes_which_shard(rows, settings, tmp_path):
     assert sorted(files_of(tmp_path / "one")) == ["pack.json", *(f"train-0000{i}-of-00003.parquet" for i in range(3))]
 
 
+def test_two_parts_may_begin_at_one_moment(rows, settings, tmp_path, monkeypatch):
+    """The second sees an empty folder, and by then the first has said what it is to hold."""
+    pack(rows, tmp_path / "packed", settings, num_shards=2, part=(0, 2), workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.os, "listdir", lambda folder: [])
+        pack(rows, tmp_path / "packed", settings, num_shards=2, part=(1, 2), workers=1)
+    assert len(load_rows([tmp_path / "packed"])) == len(rows)
+
+
 def test_a_killed_run_goes_on(rows, settings, tmp_path, monkeypatch):
     """What is whole stays; what was begun is made anew; two runs at once do no harm."""
     pack(rows, tmp_path / "whole", settings, num_shards=3, workers=1)

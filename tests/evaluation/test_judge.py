@@ -163,7 +163,7 @@ def test_judges_have_folders_of_their_own_and_settings_that_hold(tmp_path):
         second = judge(run, EndpointJudge(server.url, "two"))
         corrected = judge(run, EndpointJudge(server.url, "one"), prompts="corrected")
         assert [f.name for f in (first, second, corrected)] == ["judge-one", "judge-two", "judge-one-corrected"]
-        with pytest.raises(ValueError, match=r"judge.temperature: there 0.0, now 0.7"):
+        with pytest.raises(ValueError, match=r"judge.temperature was 0.0, now 0.7"):
             judge(run, EndpointJudge(server.url, "one", temperature=0.7))
     with pytest.raises(ValueError, match="judged by one, one-corrected, two: their numbers share no table"):
         load_run(run)

@@ -1,10 +1,13 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """The modules of `evaluate`: loaded from their folders, they give what the functions behind them give."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from evaluating import FILES, tiny_bert
 
 from transformers_valley.evaluation import scores
@@ -23,10 +26,40 @@ def load(tmp_path_factory):
         yield lambda name: evaluate.load(str(METRICS / name), cache_dir=str(folder), experiment_id=name)
 
 
+NAMES = ("meme_bertscore", "scienceqa_accuracy", "video_qa_judge", "videobench")
+
+
 def test_every_folder_is_a_metric():
-    assert sorted(path.name for path in METRICS.iterdir() if path.is_dir() and not path.name.startswith("_")) == [
-        *("meme_bertscore", "scienceqa_accuracy", "video_qa_judge", "videobench")
-    ]
+    found = sorted(path.name for path in METRICS.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    assert found == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_folder_is_a_space(name):
+    _, about, text = (METRICS / name / "README.md").read_text().split("---\n", 2)
+    about = yaml.safe_load(about)
+    assert about["tags"] == ["evaluate", "metric"] and about["sdk"] == "gradio" and about["sdk_version"][0] == "6"
+    app = (METRICS / name / about["app_file"]).read_text()
+    assert f'"{name}.py"' in app and (METRICS / name / "requirements.txt").read_text() == "transformers-valley[eval]\n"
+    assert len(about["description"]) > 20 and f'evaluate.load("{name}")' in text
+
+
+@pytest.mark.parametrize("name", NAMES[1:])  # the first downloads an encoder
+def test_example_of_a_readme(name, load, capsys):
+    code, told = re.findall(r"```(?:python|text)\n(.*?)```", (METRICS / name / "README.md").read_text(), re.DOTALL)[:2]
+    exec(code.replace("evaluate.load(", "load("), {"load": load})
+    assert ast.literal_eval(capsys.readouterr().out) == pytest.approx(ast.literal_eval(told))
+
+
+def test_page_of_a_metric():
+    gradio = pytest.importorskip("gradio")
+    from transformers_valley.evaluation.metric_app import metric_app
+
+    app = metric_app(METRICS / "scienceqa_accuracy/scienceqa_accuracy.py")
+    question = {"answer": 1, "subject": "natural science", "grade": "grade8", "hint": "", "image": ""}
+    assert app.fn("[1]", json.dumps([question]))["Average"] == 100
+    with pytest.raises(gradio.Error, match="JSONDecodeError"):
+        app.fn("[1", "[]")
 
 
 def test_video_qa_judge(load):

@@ -168,10 +168,10 @@ def test_answer_that_is_cut_off_is_told(finished):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"generation": {"max_new_tokens": 7}}, "generation.max_new_tokens: there 6, now 7"),
-        ({"cot": True}, "cot: there False, now True"),
-        ({"sampling": {"num_frames": 3}}, "sampling.num_frames: there None, now 3"),
-        ({"batch_size": 2}, "batch_size: there 4, now 2"),
+        ({"generation": {"max_new_tokens": 7}}, "generation.max_new_tokens was 6, now 7"),
+        ({"cot": True}, "cot was False, now True"),
+        ({"sampling": {"num_frames": 3}}, "sampling.num_frames was None, now 3"),
+        ({"batch_size": 2}, "batch_size was 4, now 2"),
     ],
 )
 def test_folder_of_another_run_is_refused_with_the_settings_that_differ(checkpoint, data, finished, change, told):
@@ -182,13 +182,13 @@ def test_folder_of_another_run_is_refused_with_the_settings_that_differ(checkpoi
 
 
 def test_other_questions_and_other_weights_are_another_run(checkpoint, questions, data, finished, tmp_path):
-    with pytest.raises(ValueError, match="benchmark.questions: there 10, now 5"):
+    with pytest.raises(ValueError, match="benchmark.questions was 10, now 5"):
         predict(checkpoint, load_benchmark("own", questions, limit=5), finished, generation=SHORT, batch_size=4)
     shutil.copytree(checkpoint, tmp_path / "changed")
     model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     model.lm_head.weight.data += 1
     model.save_pretrained(tmp_path / "changed")
-    with pytest.raises(ValueError, match="model.weights: there"):
+    with pytest.raises(ValueError, match="model.weights was"):
         predict(str(tmp_path / "changed"), data, finished, generation=SHORT, batch_size=4)
 
 

@@ -53,7 +53,7 @@ def test_missing_file_has_no_records(file):
 
 def test_json_that_is_cut_off_is_an_error_that_says_so(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps([{"question": "q"}] * 100)[:500])
-    with pytest.raises(ValueError, match=r"half.json is no JSON .*; 500 bytes.*cut off"):
+    with pytest.raises(ValueError, match=r"half.json is not valid JSON .*; 500 bytes.*cut off"):
         read_json(tmp_path / "half.json")
 
 
@@ -65,6 +65,6 @@ def test_folder_keeps_to_one_run(tmp_path):
     with pytest.raises(ValueError) as caught:
         claim(file, {**settings, "batch_size": 4, "generation": {"max_new_tokens": 9, "top_p": 1}}, ("created",))
     text = str(caught.value)
-    for told in ("another run", "batch_size: there 8, now 4", "max_new_tokens: there 8, now 9", "top_p: there None"):
+    for told in ("another run", "batch_size was 8, now 4", "max_new_tokens was 8, now 9", "top_p was None"):
         assert told in text
     assert read_json(file)["created"] == "today"

@@ -73,8 +73,8 @@ def row(table: Table, name: str) -> dict:
 def test_own_questions_by_type_and_with_the_blind_baseline(tmp_path):
     result = report(write_run(tmp_path, [*ten(8), *ten(3, "blind")]))
     numbers, views = result.tables
-    assert row(numbers, "all")["exact match"].value == 80 and row(numbers, "type odd")["asked"] == 5
-    assert row(numbers, "type even")["right"].value == 80
+    assert row(numbers, "all")["exact match"].value == 80 and row(numbers, "type: odd")["asked"] == 5
+    assert row(numbers, "type: even")["right"].value == 80
     shown = row(views, "all")
     assert shown["with its clip"].value == 80 and shown["blind"].value == 30
     assert shown["gain over blind"].value == 50 and shown["gain over blind"].low > 0
@@ -119,7 +119,7 @@ def test_two_checkpoints_on_the_same_questions(tmp_path):
     comparison = result.tables[-1]
     found = row(comparison, "B: right")
     assert found["difference"].value == -60 and found["p"] == "0.031" and found["test"] == "McNemar"
-    assert found["only one right"] == "6 / 0"
+    assert found["right: only A / only the other"] == "6 / 0"
     assert {path.name for path in result.folder.iterdir()} == {
         *("report.md", "index.html", "results.json", "run1.csv", "run1.tex", "run1.png", "run2.csv", "run2.tex"),
         *("run2.png", "comparison1.csv", "comparison1.tex", "comparison1.png"),

@@ -101,7 +101,7 @@ def check_data(
                 report.too_long[source] += is_long
                 bar.update()
     if not report.rows:
-        raise ValueError(f"There are no rows in {list(map(str, files))}.")
+        raise ValueError(f"There are no rows in {', '.join(map(str, files))}.")
     return report
 
 

@@ -19,7 +19,7 @@ from .decode import visuals_of
 from .files import check_file, read_records
 from .formats import to_row
 from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
-from .hub import home_of, open_data_set, read_data_set
+from .hub import home_of, open_data_set, read_data_set, stamp_of, with_paths
 from .media import MissingMedia, as_folders, is_address
 from .mixtures import Source, as_sources
 from .rows import FEATURES, fill_features
@@ -71,7 +71,8 @@ def load_rows(
     sources = [_settle(source) for source in as_sources(files, media_root)]
     if streaming:
         is_mixture = len(sources) > len(files) or any(map(_is_mixture, files))
-        return _stream(sources, is_mixture, on_missing)
+        is_whole = len(sources) == 1 and sources[0].dataset and sources[0].take == "all" and sources[0].weight == 1
+        return _stream(sources, is_mixture and not is_whole, on_missing)
     parts, missing = [], MissingMedia()
     for source in sources:
         rows = _load(source)
@@ -84,7 +85,7 @@ def load_rows(
         logger.warning("%s. They are left out.", missing)
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     if not len(rows):
-        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+        raise ValueError(f"There are no rows in {', '.join(map(str, sources))}.")
     return rows
 
 
@@ -132,7 +133,7 @@ def _choose(rows: Dataset, source: Source) -> Dataset:
 def _stamp(source: Source) -> Any:
     """What changes when the records do."""
     if source.path is None:
-        return open_data_set(source).cache_files
+        return stamp_of(source)
     status = Path(source.path).stat()
     return status.st_mtime_ns, status.st_size
 
@@ -152,7 +153,7 @@ def _iter_rows(source: Source, stamp: Any, code: str) -> Iterator[dict[str, Any]
         is_empty = False
         yield fill_features(row)
     if is_empty:
-        raise ValueError(f"There are no rows in {source.path or source.dataset}.")
+        raise ValueError(f"There are no rows in {source}.")
 
 
 def _without_missing(rows: Dataset, missing: MissingMedia) -> Dataset:
@@ -182,7 +183,7 @@ def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> Iterabl
     if is_mixture:
         plans = [_plan(source) for source in sources]
         parts = [
-            _from_generator([(source, passes, shard, SHARDS) for shard in range(SHARDS)], on_missing, packed)
+            _from_generator([(source, passes, *part) for part in _readers(source)], on_missing, packed)
             for source, (passes, _) in zip(sources, plans, strict=True)
         ]
         weights = np.array([expected for _, expected in plans], dtype=float)
@@ -196,7 +197,7 @@ def _stream(sources: list[Source], is_mixture: bool, on_missing: str) -> Iterabl
         shards = [(source, [None], *part) for source in sources for part in _parts(source)]
         rows = _from_generator(shards, on_missing, packed)
     if next(iter(rows), None) is None:
-        raise ValueError(f"There are no rows in {[source.path or source.dataset for source in sources]}.")
+        raise ValueError(f"There are no rows in {', '.join(map(str, sources))}.")
     return rows
 
 
@@ -211,6 +212,12 @@ def _from_generator(shards: list[tuple], on_missing: str, packed: bool) -> Itera
 def _parts(source: Source) -> list[tuple[int, int]]:
     """The shards of a source: the files of packed rows, and all records of others."""
     count = len(list_shards(source.dataset)) if is_packed(source.dataset) else 1
+    return [(shard, count) for shard in range(count)]
+
+
+def _readers(source: Source) -> list[tuple[int, int]]:
+    """The shards of a source that is mixed. Each reads all and takes its own rows, which is too much to fetch."""
+    count = SHARDS if source.path is not None or os.path.isdir(source.dataset) else 1
     return [(shard, count) for shard in range(count)]
 
 
@@ -233,7 +240,10 @@ def _estimate(source: Source, sample: int = 200) -> float:
     if is_packed(source.dataset):
         return read_description(source.dataset)["rows"]
     if source.path is None:
-        split = (open_data_set(source, streaming=True).info.splits or {}).get(source.split)
+        rows = open_data_set(source, streaming=True)
+        if isinstance(rows, Dataset):
+            return len(rows)
+        split = (rows.info.splits or {}).get(source.split)
         return split.num_examples if split and split.num_examples else 10_000
     first = list(itertools.islice(read_records(source.path), sample))
     if len(first) < sample:
@@ -302,7 +312,6 @@ def iter_source(
             if positions is None or _is_in(position, positions):
                 yield row["id"], row["source"], row
         return
-    place = source.path or source.dataset
     folders = as_folders(home_of(source) if source.media is None and source.path is None else source.media)
     for position, record in enumerate(itertools.islice(_records_of(source, streaming), source.limit)):
         is_wanted = position % num_shards == shard and (positions is None or _is_in(position, positions))
@@ -313,9 +322,10 @@ def iter_source(
             name = str(record["id"]).encode(errors="backslashreplace").decode()
         if not isinstance(record, ValueError):
             try:
+                record = with_paths(record) if source.path is None else record
                 record = to_row(record, folders, position) | {"id": name, "source": source.name}
             except ValueError as error:
-                record = ValueError(f"{place}, record {position}: {error}")
+                record = ValueError(f"{source}, record {position}: {error}")
         yield name, source.name, record
 
 

@@ -9,15 +9,16 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from huggingface_hub import hf_hub_download, snapshot_download
 
-from .frames import is_packed
+from .frames import DESCRIPTION, is_packed
 from .rows import describe
 
 
@@ -46,7 +47,8 @@ class Source:
         weight (`float`, *optional*, defaults to 1):
             How often an epoch shows each row: twice with 2, half of them with 0.5.
         name (`str`, *optional*):
-            What it is called in the rows and in reports; by default the stem of its file.
+            What it is called in the rows and in reports; by default the stem of its file, or the last part of the
+            data set's name.
         seed (`int`, *optional*, defaults to 42):
             Of what is drawn.
 
@@ -79,7 +81,11 @@ class Source:
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not 0 < self.weight <= 1000:
             raise ValueError(f"weight is {describe(self.weight)}, expected a number above 0 and at most 1000.")
         if self.name is None:
-            object.__setattr__(self, "name", Path(self.path or self.dataset).stem)
+            name = Path(self.path).stem if self.dataset is None else os.path.basename(os.path.abspath(self.dataset))
+            object.__setattr__(self, "name", name)
+
+    def __str__(self) -> str:
+        return self.path or self.dataset
 
     @property
     def limit(self) -> int | None:
@@ -109,7 +115,7 @@ class Source:
             way, number, is_share = _TAKE.fullmatch(self.take).groups()
             number = math.ceil(count * float(number) / 100) if is_share else int(number)
             if number > count:
-                raise ValueError(f"{self.path or self.dataset}: take is {self.take!r}, and it has {count} rows.")
+                raise ValueError(f"{self}: take is {self.take!r}, and it has {count} rows.")
             if way == "first":
                 chosen = chosen[:number]
             else:
@@ -185,7 +191,39 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
             sources.append(Source(dataset=os.fspath(file)))
         else:
             sources.append(Source(path=os.fspath(file)))
+    sources = [_fetch_packed(source) for source in sources]
     return [source if source.media is not None else dataclasses.replace(source, media=media) for source in sources]
+
+
+def name_data_sets(names: Iterable[str], config: str | None = None, split: str = "train") -> list[Source]:
+    """
+    Data sets as sources.
+
+    Args:
+        names (`list[str]`):
+            Names on the Hub, also as `name@revision`, and folders.
+        config, split (`str`, *optional*):
+            Of each.
+    """
+    sources = []
+    for name in names:
+        dataset, at, revision = (name, "", "") if os.path.isdir(name) else name.partition("@")
+        if at and not (dataset and revision):
+            raise ValueError(f"The data set is {name!r}, expected NAME or NAME@REVISION.")
+        sources.append(Source(dataset=dataset, config=config, split=split, revision=revision or None))
+    return sources
+
+
+def _fetch_packed(source: Source) -> Source:
+    """A source of packed rows on the Hub as one of the folder that they are downloaded to; others stay."""
+    if source.dataset is None or os.path.isdir(source.dataset):
+        return source
+    try:
+        hf_hub_download(source.dataset, DESCRIPTION, repo_type="dataset", revision=source.revision)
+    except (OSError, ValueError):
+        return source  # not packed; or nothing of it can be had, as `datasets` then says
+    folder = snapshot_download(source.dataset, repo_type="dataset", revision=source.revision)
+    return dataclasses.replace(source, dataset=folder, config=None, revision=None)
 
 
 def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
@@ -194,4 +232,4 @@ def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
     return [source.dataset for source in sources if is_packed(source.dataset)]
 
 
-__all__ = ["Source", "as_sources", "packed_folders", "read_mixture"]
+__all__ = ["Source", "as_sources", "name_data_sets", "packed_folders", "read_mixture"]

@@ -129,7 +129,8 @@ def _begin(folder: Path, rows: Dataset, settings: PackSettings, num_shards: int)
         "sources": sorted(set(rows.unique("source"))),
         "content": _hash(rows),
     }
-    if (folder / DESCRIPTION).exists():
+    names = os.listdir(folder) if folder.exists() else []  # one look: another part may begin at this moment
+    if DESCRIPTION in names:
         found = read_description(folder)
         if differing := [name for name in wanted if found.get(name) != wanted[name]]:
             told = ", ".join(f"{name} {found.get(name)} and not {wanted[name]}" for name in differing)
@@ -137,7 +138,7 @@ def _begin(folder: Path, rows: Dataset, settings: PackSettings, num_shards: int)
                 f"{folder} holds another pack, with {told}. Choose an empty folder, or the same settings."
             )
         return
-    if folder.exists() and any(not name.startswith(".") for name in os.listdir(folder)):
+    if any(not name.startswith(".") for name in names):
         raise ValueError(f"{folder} holds other files and no {DESCRIPTION}: choose a new or empty folder.")
     write_whole(folder / DESCRIPTION, json.dumps(wanted, indent=2).encode())
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..data.mixtures import Source
 from .records import read_json
 
 
@@ -34,8 +35,8 @@ class AnnotationFiles:
     Args:
         benchmark (`str`):
             Its name, as in `official_files.json`.
-        data (path or `list`):
-            A folder, a file, or several files.
+        data (path, [`Source`] or `list`):
+            A folder, a file, or several files; or data sets of `datasets`, in [`Source`]s.
         split (`str`):
             Which part of the benchmark they are meant to be.
 
@@ -49,12 +50,16 @@ class AnnotationFiles:
 
     def __init__(self, benchmark: str, data: str | os.PathLike | list, split: str):
         self.benchmark, self.split, self.used = benchmark, split, []
-        self.paths = [Path(path) for path in (data if isinstance(data, list | tuple) else [data])]
+        data = data if isinstance(data, list | tuple) else [data]
+        self.data_sets = [source for source in data if isinstance(source, Source)]
+        self.paths = [Path(path) for path in data if not isinstance(path, Source)]
         for path in self.paths:
             if not path.exists():
                 raise FileNotFoundError(f"There is no {path}, where the questions of {benchmark} were looked for.")
-        self.path = self.paths[0]
-        self.folder = self.path if self.path.is_dir() else self.path.parent
+        self.path = self.paths[0] if self.paths else self.data_sets[0]
+        self.folder = None
+        if self.paths:
+            self.folder = self.path if self.path.is_dir() else self.path.parent
 
     def find(self, *names: str) -> Path | None:
         """The first of these that exists; if files were given, among those."""
@@ -72,9 +77,13 @@ class AnnotationFiles:
         file = self.find(*names)
         if file is None:
             found = sorted(os.listdir(self.path)) if self.path.is_dir() else [path.name for path in self.paths]
+            splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in found)]
+            others = (
+                f" Is another split meant? Give --split {splits[0]}." if splits and self.split not in splits else ""
+            )
             raise FileNotFoundError(
                 f"{self.benchmark} needs {' or '.join(names)}; in {self.folder} there is "
-                f"{', '.join(found[:20]) or 'nothing'}."
+                f"{', '.join(found[:20]) or 'nothing'}.{others}"
             )
         self.note(file)
         return read_json(file)

@@ -46,7 +46,7 @@ def evaluate(
         checkpoint (`str`):
             Folder or name of a Valley; with `server`, the name of the model there or `None`.
         data (path or `list`):
-            Your own questions, or the folder of a benchmark's files.
+            Your own questions, files or [`Source`]s of data sets; or the folder of a benchmark's files.
         output (path):
             The folder of the run.
         benchmark (`str`, *optional*, defaults to `"own"`), media_root, split, limit, options:

@@ -125,7 +125,9 @@ class LocalJudge:
             config = AutoConfig.from_pretrained(model, revision=revision)
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
         except OSError as error:
-            reason = str(error).strip().splitlines()[0]
+            is_name = model.count("/") == 1 and not model.startswith((".", "/", "~"))
+            is_missing = not is_name and not Path(model).is_dir()
+            reason = "there is no such folder." if is_missing else str(error).strip().splitlines()[0]
             raise FileNotFoundError(
                 f"The judge {model!r} is not there: {reason} Give the folder of one, the URL of a server, or none: "
                 "string match needs no judge."

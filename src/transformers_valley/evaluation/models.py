@@ -49,8 +49,11 @@ class CheckpointModel:
             Arguments of the video processor.
         dtype (`str`), device (`str`):
             Of the weights, and where they run, as for [`Checkpoint.load_model`].
-        run (path):
+        run (path, *optional*):
             Folder in which frames are kept for people.
+
+    Attributes:
+        generation (`dict`): may be set anew between batches.
     """
 
     views = VIEWS
@@ -64,13 +67,13 @@ class CheckpointModel:
         sampling: Mapping,
         dtype: str,
         device: str,
-        run: Path,
+        run: Path | None,
     ):
         found = find_checkpoint(checkpoint)
         self.name, self._checkpoint = found.name, local(found)
         self._chat = {"shots": shots, "cot": cot}
         self._run = run
-        self._generation, self._sampling, self._dtype, self._device = dict(generation), sampling, dtype, device
+        self.generation, self._sampling, self._dtype, self._device = dict(generation), sampling, dtype, device
 
     def describe(self) -> dict[str, Any]:
         """What decides its answers: weights, which are all read once, settings, and where it runs."""
@@ -120,26 +123,28 @@ class CheckpointModel:
         asked = [(record, inputs) for record, inputs in prepared if inputs is not None]
         chats = [inputs.pop("chat") for _, inputs in asked]
         batch = join_samples([inputs for _, inputs in asked], self._pipe.tokenizer)
-        sequences = self._pipe.forward(batch, generate_kwargs=self._generation)["sequences"]
+        sequences = self._pipe.forward(batch, generate_kwargs=self.generation)["sequences"]
         length = batch["input_ids"].shape[1]
         for (record, _), chat, ids in zip(asked, chats, sequences, strict=True):
             outputs = {"chat": chat, "ids": ids, "length": length}
-            told = self._pipe.postprocess(outputs, return_full_text=False, generate=self._generation)
+            told = self._pipe.postprocess(outputs, return_full_text=False, generate=self.generation)
             record["answer"], record["is_cut"] = told["generated_text"], self._is_cut(ids[length:])
 
     def _open(self, block: Mapping) -> Any:
         return self._sample_clip(block["path"], block.get("start"), block.get("end"))
 
     def _keep(self, name: str, frames: Any) -> dict[str, Any]:
+        if self._run is None:
+            return {}
         return keep_strip(self._run, name, frames, output_size(self._pipe.processor.video_processor))
 
     def _is_cut(self, ids: torch.Tensor) -> bool:
         """Whether an answer fills all the room it had, and nothing ended it."""
         config = self._pipe.model.generation_config
-        room = self._generation.get("max_new_tokens") or config.max_new_tokens or 256
+        room = self.generation.get("max_new_tokens") or config.max_new_tokens or 256
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         ends = {*ends, self._pipe.tokenizer.eos_token_id, self._pipe.tokenizer.pad_token_id}
-        stops = self._generation.get("stop_strings") or config.stop_strings or []
+        stops = self.generation.get("stop_strings") or config.stop_strings or []
         text = self._pipe.tokenizer.decode(ids)
         has_stopped = any(stop in text for stop in ([stops] if isinstance(stops, str) else stops))
         return len(ids) >= room and not ends & set(ids.tolist()) and not has_stopped

@@ -1,5 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Questions of one's own: records of a file to samples. All that training reads is read, and asked in the same words.
+"""Questions of one's own: records of a file or a data set to samples.
+
+All that training reads is read, and asked in the same words.
 
 Every turn of the assistant is a reference. Where a record has `question` and `answer`, `answer` may be a list of
 several references, and `choices` make them letters. `type` and `source` become rows of the table; `source` is the
@@ -14,21 +16,27 @@ from ..data.fields import given
 from ..data.files import read_records
 from ..data.formats import to_row
 from ..data.formats.question_answer import by_letter, chosen_letter
+from ..data.hub import home_of, read_data_set, with_paths
+from ..data.mixtures import Source
 from .benchmark import Sample
 
 
-def read_questions(file: Path, media_root: Path) -> Iterator[Sample]:
+def read_questions(file: Path | Source, media_root: Path | Mapping | None) -> Iterator[Sample]:
     """
-    The samples of a JSON, JSONL or CSV file.
+    The samples of a JSON, JSONL or CSV file, or of a data set of `datasets`.
 
     Raises:
         ValueError: if a record is none; it names file, position and reason.
     """
-    for position, record in enumerate(read_records(file)):
+    if isinstance(file, Source):
+        name, records, media_root = file.name, map(with_paths, read_data_set(file)), media_root or home_of(file)
+    else:
+        name, records = file.stem, read_records(file)
+    for position, record in enumerate(records):
         if isinstance(record, ValueError):  # of a damaged file, which names it
             raise record
         try:
-            yield from _read(record, f"{file.stem}:{position}", file.stem, media_root, position)
+            yield from _read(record, f"{name}:{position}", name, media_root, position)
         except ValueError as error:
             raise ValueError(f"{file}, record {position}: {error}") from None
 

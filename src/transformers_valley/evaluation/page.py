@@ -15,7 +15,7 @@ from ..endpoint import file_url
 from .benchmark import Item
 from .records import write_text
 from .run import Run
-from .table import Table
+from .table import Table, common_notes
 
 
 LOW = 3  # of a judge's score from 0 to 5: what is lower is listed as wrong
@@ -34,13 +34,21 @@ def write_page(
         most_strips (`int`): clips whose frames are in the page, those that were answered wrongly first.
     """
     questions = list(_questions(runs))
-    strips = _strips(questions, most_strips)
+    strips, common = _strips(questions, most_strips), common_notes(tables)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     text = environment.get_template("page.html.jinja").render(
         names=[run.name for run in runs],
-        tables=[{"title": t.title, "rows": [t.header, *t.shown_rows()], "notes": t.notes} for t in tables],
+        tables=[
+            {
+                "title": table.title,
+                "rows": [table.header, *table.shown_rows()],
+                "notes": [note for note in table.notes if note not in common],
+            }
+            for table in tables
+        ],
+        common=common,
         plots=[file_url(plot) for plot in plots],
         questions=questions,
         strips=strips,

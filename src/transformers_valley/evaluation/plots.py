@@ -40,14 +40,16 @@ def draw_bars(
             # A mean of a skewed resample can lie a hair outside of its own percentiles.
             spread = [[max(0, e.value - e.low) for _, e in points], [max(0, e.high - e.value) for _, e in points]]
             marker = MARKERS[index % len(MARKERS)]
-            axes.errorbar(values, [y for y, _ in points], xerr=spread, fmt=marker, capsize=3, label=name)
+            rows = [y for y, _ in points]
+            # A point at 0 stands on the frame, whole.
+            axes.errorbar(values, rows, xerr=spread, fmt=marker, capsize=3, label=name, clip_on=False, zorder=3)
         axes.set_yticks(range(len(shown)), shown)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         left_out = f", {len(groups) - MOST} groups left out" if len(groups) > MOST else ""
         axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}", xlim=(0, None))
         if len(series) > 1:
-            place_legend(axes)
+            place_legend(axes, "lower")
         figure.savefig(file)
 
 

@@ -29,6 +29,7 @@ T, R = TypeVar("T"), TypeVar("R")
 
 RUN, PREDICTIONS = "run.json", "predictions.jsonl"
 _PART = "predictions.part-{}.jsonl"  # of one process
+GREEDY = {"do_sample": False, "num_beams": 1}
 _WAIT = timedelta(days=7)  # processes wait for the slowest one; ten minutes, the default, are a few long clips
 
 
@@ -90,7 +91,7 @@ def predict(
         EndpointError: if the server answers nobody.
     """
     output, batch_size = Path(output), batch_size or (64 if server else 8)
-    generation, sampling = {"do_sample": False, "num_beams": 1, **(generation or {})}, dict(sampling or {})
+    generation, sampling = {**GREEDY, **(generation or {})}, dict(sampling or {})
     if generation.get("num_return_sequences", 1) != 1:
         raise ValueError("A question has one answer: leave num_return_sequences out.")
     _check_shots(shots, data)
@@ -132,7 +133,7 @@ def predict(
         model.load()
     progress = tqdm(total=sum(map(len, todo)), desc="predict", disable=not state.is_main_process)
     with progress, RecordWriter(output / _PART.format(state.process_index)) as part:
-        for prepared in _one_ahead(model.prepare, todo):
+        for prepared in one_ahead(model.prepare, todo):
             missing = [(record, ready) for record, ready in prepared if (record["view"], record["id"]) not in answered]
             if any(ready is not None for _, ready in missing):
                 model.answer(prepared)  # the whole batch: beside others, the last digits of an answer may be others
@@ -186,7 +187,7 @@ def _batches(samples: Sequence[Sample], views: Sequence[str], batch_size: int) -
             yield [(view, sample) for sample in samples[start : start + batch_size]]
 
 
-def _one_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def one_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Results of a function, the next of which is made in another thread while one is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = None
@@ -214,4 +215,4 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
-__all__ = ["PREDICTIONS", "RUN", "predict", "read_predictions"]
+__all__ = ["GREEDY", "PREDICTIONS", "RUN", "one_ahead", "predict", "read_predictions"]

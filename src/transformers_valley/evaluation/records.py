@@ -6,6 +6,7 @@ A record is on the disk when it has been written; a line that a kill tore is dro
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def read_json(path: str | os.PathLike) -> Any:
     except json.JSONDecodeError as error:
         size = Path(path).stat().st_size
         reason = "it is empty" if size == 0 else str(error)
-        raise ValueError(f"{path} is no JSON ({reason}; {size} bytes). Was it cut off? Download it again.") from None
+        raise ValueError(
+            f"{path} is not valid JSON ({reason}; {size} bytes). Was it cut off? Download it again."
+        ) from None
 
 
 def claim(file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequence[str] = ()) -> None:
@@ -120,11 +123,16 @@ def claim(file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequenc
     found = read_json(file)
     before, now = (dict(_flatten({k: v for k, v in each.items() if k not in ignored})) for each in (found, settings))
     if differing := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
-        listed = "\n".join(f"  {name}: there {before.get(name)!r}, now {now.get(name)!r}" for name in differing[:20])
+        told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in differing[:20]]
         raise ValueError(
-            f"{file.parent} holds another run:\n{listed}\nGive another output folder, or these settings again. "
-            "Nothing was changed there."
+            f"{file.parent} holds another run: {'; '.join(told)}. Give another output folder, or the settings of that "
+            "run. Nothing was changed there."
         )
+
+
+def _brief(value: Any) -> str:
+    """A setting in a message: of a digest, its beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

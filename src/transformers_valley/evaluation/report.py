@@ -23,7 +23,7 @@ from .plots import draw_bars
 from .records import read_json, write_json, write_text
 from .run import Run, load_run
 from .statistics import compare, estimate
-from .table import Table
+from .table import Table, common_notes
 
 
 RESULTS = "results.json"
@@ -52,7 +52,8 @@ class Report:
         return [result for run in self.runs for result in _eval_results(run)]
 
     def __str__(self) -> str:
-        return "\n".join(table.to_markdown() for table in self.tables)
+        common = common_notes(self.tables)
+        return "\n".join([*(table.to_markdown(common) for table in self.tables), *(f"{note}\n" for note in common)])
 
 
 def report(
@@ -151,7 +152,7 @@ def _run_tables(run: Run, number: int) -> list[Table]:
         rows.append([name, len(items), answered, cut, *(estimate(columns[column]) for column in used)])
     header = ["questions", "asked", "answered", "cut off", *used]
     title = f"{run.name} on {run.benchmark.title}"
-    tables = [Table(f"run{number}", title, header, rows, _notes([run]))]
+    tables = [Table(f"run{number}", title, header, rows, [*_reading(used), *_notes([run])])]
     views = [view for view in VIEWS if view in run.items and view != "clip"]
     if views and "clip" in run.items:
         rows = []
@@ -186,7 +187,8 @@ def _comparisons(runs: Sequence[Run]) -> list[Table]:
                     rows.append(
                         [f"{other.name}: {name}", found.difference, found.difference.count, only, p, found.test]
                     )
-        header = [f"less {first.name}", "difference", "questions", "only one right", "p", "test"]
+        only = f"right: only {first.name} / only the other"
+        header = [f"against {first.name}", "difference", "questions", only, "p", "test"]
         note = (
             "On the questions that both answered. Intervals resample clips; McNemar's exact test takes questions as "
             "independent. Several p-values are not corrected for their number."
@@ -204,7 +206,7 @@ def _groups(run: Run) -> dict[str, Callable[[Item], bool]]:
         values = dict.fromkeys(record[key] for record in records)
         if len(values) > 1:
             for value in sorted(values):
-                title = f"{key} {value or 'not given'}"
+                title = f"{key}: {value or 'not given'}"
                 groups[title] = lambda item, key=key, value=value: item.record[key] == value
     return groups
 
@@ -212,6 +214,12 @@ def _groups(run: Run) -> dict[str, Callable[[Item], bool]]:
 def _notes(runs: Sequence[Run]) -> list[str]:
     judges = dict.fromkeys(run.describe_judge() for run in runs)
     return [*(run.describe_questions() for run in runs), *judges]
+
+
+def _reading(columns: Sequence[str]) -> list[str]:
+    """How the numbers of a run are read."""
+    right = "Right is what the judge says; without one, the choice or the exact match." if "right" in columns else ""
+    return [f"Percentages, and scores from 0 to 5, with 95% intervals. {right}".strip()]
 
 
 def _share(run: Run | None) -> str | None:

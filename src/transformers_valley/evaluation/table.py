@@ -4,9 +4,10 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from ..tables import format_table
 from .statistics import Estimate
 
 
@@ -36,11 +37,12 @@ class Table:
         """The rows as people read them."""
         return [[_shown(cell) for cell in row] for row in self.rows]
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, left_out: Collection[str] = ()) -> str:
+        """With its notes, but for those that are told elsewhere."""
         rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.shown_rows()]
-        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *rows]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return "\n\n".join([f"### {self.title}", table, *self.notes]) + "\n"
+        table = format_table([self.header, *rows], "l" + "r" * (len(self.header) - 1))
+        notes = [note for note in self.notes if note not in left_out]
+        return "\n\n".join([f"### {self.title}", table, *notes]) + "\n"
 
     def to_csv(self) -> str:
         """The interval of a number stands in two columns of its own, `NAME low` and `NAME high`."""
@@ -81,6 +83,11 @@ class Table:
         )
 
 
+def common_notes(tables: Sequence[Table]) -> list[str]:
+    """What all tables say: told once, below the last."""
+    return [note for note in tables[0].notes if all(note in table.notes for table in tables)] if tables else []
+
+
 def _shown(cell: Cell) -> str:
     if isinstance(cell, Estimate):
         return "–" if cell.value is None else f"{cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
@@ -97,4 +104,4 @@ def _latex(text: str) -> str:
     return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
-__all__ = ["Cell", "Table"]
+__all__ = ["Cell", "Table", "common_notes"]

@@ -4,12 +4,16 @@
 Input: a recipe (YAML) and flags. Output: [`ValleyArguments`], TRL's `SFTConfig` and `ModelConfig`.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from trl import ModelConfig, SFTConfig, TrlParser
+
+from ..data.mixtures import Source, name_data_sets
 
 
 @dataclass
@@ -17,9 +21,22 @@ class ValleyArguments:
     """Arguments of a run beside those of TRL's `SFTConfig` and `ModelConfig`."""
 
     data: list[str] = field(
+        default_factory=list,
         metadata={
             "help": "JSON, JSONL and CSV files of training rows, and mixtures of these and of data sets in YAML."
-        }
+        },
+    )
+    dataset: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "In the place of `data`: data sets of `datasets`, a name on the Hub, also as name@revision, or a "
+            "folder. Columns may be of `Video`."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data sets."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of the data sets that is trained on."})
+    dataset_eval_split: str | None = field(
+        default=None, metadata={"help": "In the place of `eval_data`: a split of the data sets for validation."}
     )
     media_root: str | None = field(
         default=None, metadata={"help": "Folder that relative paths of clips and images start from."}
@@ -79,6 +96,17 @@ class ValleyArguments:
     )
     num_previews: int = field(default=4, metadata={"help": "How many rows are answered, spread over their files."})
 
+    def sources(self) -> list[str | Source]:
+        """What is trained on, as [`load_rows`] takes it."""
+        return self.data or name_data_sets(self.dataset, self.dataset_config, self.dataset_split)
+
+    def eval_sources(self) -> list[tuple[str, str | Source]]:
+        """The validation sets, each with the name of its loss: that of its file, or of the data set and the split."""
+        if self.dataset_eval_split is None:
+            return [(Path(file).stem, file) for file in self.eval_data]
+        held = name_data_sets(self.dataset, self.dataset_config, self.dataset_eval_split)
+        return [(source.split if len(held) == 1 else f"{source.name}_{source.split}", source) for source in held]
+
 
 def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, SFTConfig, ModelConfig]:
     """
@@ -88,13 +116,39 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
         argv (`list[str]`, *optional*):
             `["--config", RECIPE, "--key", "value", …]`; a flag wins over the recipe. By default those of the command.
 
+    Flags that name data sets of the Hub take the place of the files that a recipe names.
+
     Raises:
-        ValueError: if a value is of another type, or a key is unknown.
+        ValueError: if a value is of another type, a key is unknown, or it is not clear what to train on.
     """
+    words = sys.argv[1:] if argv is None else argv
     with warnings.catch_warnings():
         # The name that every supported version of transformers knows; 5.24 calls it `activation_checkpointing`, too.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
-        return _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+        parsed = _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+    flags = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    _settle_data(parsed[0], flags)
+    return parsed
+
+
+_INSTEAD = {"data": "dataset", "eval_data": "dataset_eval_split"}  # a data set of the Hub for files
+
+
+def _settle_data(arguments: ValleyArguments, flags: set[str]) -> None:
+    for files, name in _INSTEAD.items():
+        if not getattr(arguments, files) or not getattr(arguments, name):
+            continue
+        given = [option for option in (files, name) if option in flags]
+        if len(given) != 1:
+            raise ValueError(
+                f"Both {files} and {name} are given: keep one, or write all sources into a mixture, a YAML file."
+            )
+        other = name if given == [files] else files  # a flag wins over the recipe
+        setattr(arguments, other, None if other == "dataset_eval_split" else [])
+    if not arguments.data and not arguments.dataset:
+        raise ValueError("There is nothing to train on: give data, files of rows, or dataset, a name on the Hub.")
+    if arguments.dataset_eval_split and not arguments.dataset:
+        raise ValueError("dataset_eval_split is a split of dataset, which is not given.")
 
 
 class _Parser(TrlParser):

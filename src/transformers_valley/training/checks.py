@@ -187,14 +187,15 @@ def check_options(args) -> None:
 
 
 def _check_evaluation(valley_args, args) -> None:
-    if valley_args.eval_data and args.eval_strategy == IntervalStrategy.NO:
+    held = "dataset_eval_split" if valley_args.dataset_eval_split else "eval_data"
+    stems = Counter(name for name, _ in valley_args.eval_sources())
+    if stems and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError(
-            "eval_data is given, but eval_strategy is 'no': nothing would be evaluated. Set eval_strategy: steps and "
+            f"{held} is given, but eval_strategy is 'no': nothing would be evaluated. Set eval_strategy: steps and "
             "eval_steps. If it is for sample answers only, name it preview_data."
         )
-    stems = Counter(Path(file).stem for file in valley_args.eval_data)
     if twice := [stem for stem, number in stems.items() if number > 1]:
-        raise ValueError(f"The losses of eval_data are named by file, and {twice} would name two. Rename one.")
+        raise ValueError(f"The losses of {held} are named by file, and {twice} would name two. Rename one.")
     if valley_args.preview_steps < 0 or valley_args.num_previews < 1:
         raise ValueError(
             f"preview_steps={valley_args.preview_steps}, expected at least 0, which is none; "

@@ -63,9 +63,10 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
         check_packing(model)
     peft_config = get_peft_config(model_args)
     where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
-    rows = load_rows(valley_args.data, streaming=valley_args.streaming, **where)
-    eval_rows = {Path(file).stem: load_rows([file], **where) for file in valley_args.eval_data}
-    check_packed(packed_folders([*valley_args.data, *valley_args.eval_data]), processor.video_processor)
+    sources, held = valley_args.sources(), valley_args.eval_sources()
+    rows = load_rows(sources, streaming=valley_args.streaming, **where)
+    eval_rows = {name: load_rows([source], **where) for name, source in held}
+    check_packed(packed_folders([*sources, *(source for _, source in held)]), processor.video_processor)
     check_parts(model, processor, rows, training_args, peft_config)
     choose_trained(model, valley_args.trainable_modules, peft_config)
     rows = prepare_rows(rows, processor, valley_args, training_args)
@@ -110,7 +111,7 @@ def _build_callbacks(
     reporters = [kind() for kind in get_reporting_integration_callbacks(training_args.report_to)]
     training_args.report_to = []  # or the trainer would put others before these
     callbacks = [monitor, *reporters, ProgressTable()]
-    files = valley_args.preview_data or valley_args.eval_data
+    files = valley_args.preview_data or [source for _, source in valley_args.eval_sources()]
     if files and valley_args.preview_steps:
         rows, skips = load_rows(files, valley_args.media_root), valley_args.on_bad_sample == "skip"
         rows = pick_rows(rows, valley_args.num_previews, processor, skips)

@@ -59,7 +59,7 @@ def write_training_card(
         folder,
         repo_id=trainer.hub_model_id,
         base_models=base_models,
-        datasets=before.get("datasets"),
+        datasets=[*before.get("datasets", ()), *(name.partition("@")[0] for name in valley_args.dataset)] or None,
         training=describe_training(trainer, valley_args, model_args),
         tags=["trl", "sft", *([tags] if isinstance(tags, str) else tags or ())],
     )
@@ -72,7 +72,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     trained = model_args.lora_modules_to_save if model_args.use_peft else valley_args.trainable_modules
     # Stage 2 is what trains the language model (paper, Section 4.3).
     instructs = model_args.use_peft or any("language_model" in name or "lm_head" in name for name in trained)
-    files = ", ".join(f"`{Path(file).name}`" for file in valley_args.data)
+    files = ", ".join(f"`{Path(file).name}`" for file in valley_args.data or valley_args.dataset)
     rows = trainer.train_dataset
     frozen = "4 bit" if model_args.load_in_4bit else "8 bit" if model_args.load_in_8bit else model_args.dtype
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else "no"

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """All benchmarks by name, and one of them with its questions read."""
 
+import dataclasses
 import inspect
 import os
 from typing import Any
@@ -33,7 +34,8 @@ def load_benchmark(
         name (`str`):
             One of `BENCHMARKS`; `"own"` for questions of your own.
         data (path):
-            The folder of its files as they are published; of your own questions the file, or a list of files.
+            The folder of its files as they are published; of your own questions the file, a list of files, or
+            [`Source`]s of data sets of `datasets`.
         media_root (path, *optional*):
             The folder of its clips and images; by default that of the files.
         split (`str`, *optional*, defaults to `"test"`):
@@ -55,6 +57,10 @@ def load_benchmark(
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(own) or 'none'}.")
     split = "" if name == "own" else split  # rows name their `source` themselves
     files = AnnotationFiles(name, data, split)
+    if files.data_sets and name != "own":
+        raise ValueError(f"{name} is read from its files as they were published, and not from data sets.")
+    if media_root:
+        files.data_sets = [dataclasses.replace(source, media=str(media_root)) for source in files.data_sets]
     clips = Clips(media_root or files.folder)
     try:
         samples = list(benchmark.load(files, clips, split, **options))
@@ -76,7 +82,8 @@ def _check_ids(ids: list[str], files: AnnotationFiles) -> None:
         seen = set()
         twice = sorted({name for name in ids if name in seen or seen.add(name)})
         raise ValueError(
-            f"{files.path}: {len(twice)} ids stand for several questions, such as {twice[:3]}. Give each its own."
+            f"{files.path}: several questions have the id {twice[0]!r}, and {len(twice) - 1} other ids occur more "
+            "than once as well. Give each question its own."
         )
 
 
@@ -86,7 +93,7 @@ def _check_visuals(paths: list[str], clips: Clips) -> None:
     if missing and len(missing) == len(set(paths)):
         raise FileNotFoundError(
             f"None of the {len(missing)} clips and images is there, {missing[0]} for one. They were looked for from "
-            f"{clips.folder}; give their folder as media_root."
+            f"{clips.folder}; give their folder as media_root (--media-root)."
         )
     if missing:
         logger.warning(

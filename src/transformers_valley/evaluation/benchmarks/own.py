@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Your own questions: rows that training reads, or records of a clip, a question and an answer.
 
-Files: JSON, JSONL or CSV, see `own_questions.py`. Clips: paths in the records, from the media folder or, by
-default, from the folder of the file.
+Files: JSON, JSONL or CSV, or data sets of `datasets`, see `own_questions.py`. Clips: paths in the records, from the
+media folder or, by default, from the folder of the file.
 Numbers: exact match, containment and choices by themselves, a judge where one is asked; by source and type.
 """
 
@@ -17,6 +17,9 @@ def load(files: AnnotationFiles, clips: Clips, split: str) -> Iterator[Sample]:
     for file in files.paths:
         files.note(file)
         yield from read_questions(file, clips.folder)
+    for source in files.data_sets:
+        files.used.append({"name": f"{source}, {source.split}", "sha256": None, "bytes": None, "is_published": None})
+        yield from read_questions(source, source.media)
 
 
 def columns(items: list[Item]) -> list[Column]:
