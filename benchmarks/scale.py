@@ -244,7 +244,8 @@ def simulate(work: Path, count: int) -> None:
     left = [path.name for path in folder.iterdir() if path.name.startswith(".incomplete")]
     print(
         f"{len(sizes)} shards of {min(sizes):,} to {max(sizes):,} rows; each row once and in order: {whole}; "
-        f"{sum(equal)} of {len(equal)} shards equal those of a run that was not killed; unfinished files left: {len(left)}"
+        f"{sum(equal)} of {len(equal)} shards equal those of a run that was not killed; "
+        f"unfinished files left: {len(left)}"
     )
 
 
