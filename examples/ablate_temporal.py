@@ -53,7 +53,7 @@ WIDTH = 64
 class Scale:
     train: int = 12_000  # clips
     test: int = 1_200
-    steps: int = 2_500
+    steps: int = 1_500
     tower_steps: int = 300
     batch: int = 64
 

@@ -101,6 +101,7 @@ def test_written_clips_give_the_frames_of_a_full_decode(name, folder, monkeypatc
     assert [read_number(frame) for frame in sample_video(path, num_frames=90).frames] == list(range(90))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the folder with clips of other encoders is not here")
 @pytest.mark.parametrize("name", sorted(p.name for p in CLIPS.glob("*.*")) if CLIPS.is_dir() else [])
 def test_found_clips_give_the_frames_of_a_full_decode(name, monkeypatch):

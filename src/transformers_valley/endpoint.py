@@ -386,7 +386,7 @@ class _Cache:
         try:
             self._rows.execute(f"CREATE TABLE IF NOT EXISTS replies ({', '.join(_COLUMNS)}, PRIMARY KEY (key))")
         except sqlite3.DatabaseError as error:
-            raise EndpointError(f"{path} is no cache of replies ({error}). Move it away or name another.") from None
+            raise EndpointError(f"{path} is not a cache of replies ({error}). Move it away or name another.") from None
 
     def get(self, key: str) -> Reply | None:
         row = self._rows.execute(f"SELECT {', '.join(_COLUMNS)} FROM replies WHERE key = ?", (key,)).fetchone()

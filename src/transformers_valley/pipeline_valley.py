@@ -154,7 +154,7 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         stops = [(generate or {}).get("stop_strings"), self.model.generation_config.stop_strings]
         stops = [stop for given in stops if given for stop in ([given] if isinstance(given, str) else given)]
         continues = chat[-1]["role"] == "assistant"
-        # The template leaves a space to the model before an answer, which is no part of it.
+        # The template leaves a space to the model before an answer, which is not part of it.
         answer = trim_answer(answer, stops, keeps_space=continues)
         if not return_full_text:
             return {"input_text": chat, "generated_text": answer}

@@ -152,7 +152,7 @@ def test_wrong_values_give_one_line(folder, words, message):
 
 
 def test_clips_that_cannot_be_read_give_one_line(folder):
-    Path("text.mp4").write_text("This is no video.\n" * 50)
+    Path("text.mp4").write_text("This is not a video.\n" * 50)
     Path("empty.mp4").touch()
     assert refused("frames", "missing.mp4") == "Error: Cannot read video 'missing.mp4': there is no such file."
     assert "Cannot read video 'text.mp4': " in refused("frames", "text.mp4")

@@ -56,7 +56,7 @@ def files(media, tmp_path):
 
 QUICK = {
     "b": "torn.mp4: ",
-    "d": "record 3: Record 'd' is no training row",
+    "d": "record 3: Record 'd' is not a training row",
     "new:1": "good.mp4: start=60.0 is past its end",
     "e": "torn.png: not a readable image",
     "f": "gone.mp4: there is no such file",

@@ -144,7 +144,7 @@ def test_a_broken_table_is_named(tmp_path, text, reason):
     assert reason in found
 
 
-# --- what is no file ---
+# --- what is not a file ---
 
 
 def test_a_folder_is_no_file_of_records(tmp_path):

@@ -47,7 +47,7 @@ def test_a_changed_file_is_read_again(tmp_path):
 def test_a_broken_record_is_named_with_its_file(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([record(0), {"id": "x9"}]))
-    with pytest.raises(ValueError, match=rf"{os.path.basename(file)}, record 1: Record 'x9' is no training row"):
+    with pytest.raises(ValueError, match=rf"{os.path.basename(file)}, record 1: Record 'x9' is not a training row"):
         load_rows([file])
 
 
@@ -231,7 +231,7 @@ def test_a_streamed_record_that_is_none_stops_at_its_place(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([record(0), {"id": "x9"}]))
     rows = iter(load_rows([tmp_path / "a.json"], streaming=True))
     assert next(rows)["id"] == "0"
-    with pytest.raises(ValueError, match="a.json, record 1: Record 'x9' is no training row"):
+    with pytest.raises(ValueError, match="a.json, record 1: Record 'x9' is not a training row"):
         next(rows)
 
 

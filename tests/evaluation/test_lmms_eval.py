@@ -5,8 +5,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
-import subprocess
-import sys
+import runpy
 from functools import partial
 from statistics import fmean
 
@@ -50,12 +49,12 @@ def environment(benchmarks, monkeypatch):
     monkeypatch.setenv("VALLEY_BENCHMARKS", str(benchmarks))
 
 
-def test_entry_point_is_there_without_lmms_eval():
+def test_entry_point_is_there_without_lmms_eval(capsys):
     (point,) = importlib.metadata.entry_points(group="lmms_eval.models", name="valley") or (None,)
     module, _, name = (point.value if point else "transformers_valley.lmms_eval_plugin:register").partition(":")
     assert callable(getattr(importlib.import_module(module), name))
-    command = [sys.executable, "-m", "transformers_valley.lmms_eval_plugin"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(TASKS)
+    runpy.run_module("transformers_valley.lmms_eval_plugin", run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(TASKS)
 
 
 def test_questions_are_those_of_valley_evaluate(benchmarks):

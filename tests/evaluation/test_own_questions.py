@@ -98,7 +98,7 @@ def test_record_of_2023_and_its_image(tmp_path):
             {"video": "a", "question": "?", "answer": "green", "choices": ["red", "blue"]},
             "'green' is 0 of its choices",
         ),
-        ({"something": 1}, "is no training row"),
+        ({"something": 1}, "is not a training row"),
         ([1], "expected an object"),
     ],
 )

@@ -29,7 +29,7 @@ def clips(folder):
     write_clip(folder / "other.mp4", 30, fps=5)
     write_clip(folder / "short.mp4", 3, fps=10)
     Image.new("RGB", (40, 30), "red").save(folder / "red.png")
-    (folder / "text.mp4").write_text("This is no video.\n" * 50)
+    (folder / "text.mp4").write_text("This is not a video.\n" * 50)
     (folder / "broken.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:300])
     return folder
 

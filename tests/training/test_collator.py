@@ -366,7 +366,7 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one(
         assert (blurred - expected_loss).abs() > 1e-4
 
 
-@pytest.mark.parametrize("config", ["stage1_align.yaml", "stage2_instruct.yaml"])
+@pytest.mark.parametrize("config", ["stage2_instruct.yaml", pytest.param("stage1_align.yaml", marks=pytest.mark.slow)])
 def test_sft_trains_packed_batches_to_the_same_losses(checkpoint, media, tmp_path, config):
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, temporal_dropout=0.0)
     model.save_pretrained(tmp_path / "start")

@@ -46,7 +46,12 @@ def stored(cache):
 
 
 @pytest.mark.parametrize(
-    ("config", "workers"), [("stage1_align.yaml", 2), ("stage2_instruct.yaml", 0), ("stage2_lora.yaml", 0)]
+    ("config", "workers"),
+    [
+        ("stage1_align.yaml", 2),
+        pytest.param("stage2_instruct.yaml", 0, marks=pytest.mark.slow),
+        pytest.param("stage2_lora.yaml", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_is_the_same_and_a_second_one_decodes_nothing(config, workers, checkpoint, media, records, monkeypatch):
     file = media / "rows.json"

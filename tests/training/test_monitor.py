@@ -179,7 +179,7 @@ def test_an_error_is_the_last_line(tmp_path, capsys):
 
 
 def test_the_time_left_begins_with_the_first_step(capsys, monkeypatch):
-    """Sample answers, which come before it, are no part of a step."""
+    """Sample answers, which come before it, are not part of a step."""
     clock = iter([100.0, 110.0])
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: next(clock))
     table, state = ProgressTable(), TrainerState(max_steps=4, is_world_process_zero=True)

@@ -65,8 +65,8 @@ def test_ways_to_sample_one_clip_are_told_apart(data, rule):
         ({"frame_recovery": True}, "Unknown options of clips: frame_recovery"),
         ({"fps": 1, "num_frames": 2}, "either fps or num_frames"),
         ({"num_frames": 0}, "num_frames"),
-        ({"num_frames": 101}, "num_frames=101 is no number of up to 100"),
-        ({"num_frames": "all"}, "num_frames=all is no number of up to 100"),
+        ({"num_frames": 101}, "num_frames=101 is not a number of up to 100"),
+        ({"num_frames": "all"}, "num_frames=all is not a number of up to 100"),
         ({"start": 9.0}, "past its end"),
     ],
 )

@@ -323,7 +323,7 @@ def test_bad_requests_are_answered_with_the_reason(client, chat, options, reason
     "body, reason",
     [
         ({"chat_template_kwargs": {"num_frames": 17}}, "position table of this checkpoint, which has 16 rows"),
-        ({"chat_template_kwargs": {"num_frames": 5000}}, "num_frames=5000 is no number of up to 1024"),
+        ({"chat_template_kwargs": {"num_frames": 5000}}, "num_frames=5000 is not a number of up to 1024"),
         ({"chat_template_kwargs": {"fps": 1, "num_frames": 2}}, "either fps or num_frames"),
         ({"mm_processor_kwargs": {"fps": 1}}, "media_io_kwargs"),
         ({"media_io_kwargs": {"video": {"video_backend": "opencv"}}}, "decoded by Valley"),

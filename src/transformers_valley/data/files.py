@@ -48,7 +48,7 @@ def check_file(file: str | os.PathLike) -> None:
     with open(file, "rb"):
         pass
     if not os.path.isfile(file):
-        raise ValueError(f"{file} is no regular file, and records are read several times.")
+        raise ValueError(f"{file} is not a regular file, and records are read several times.")
 
 
 def read_records(file: str | os.PathLike) -> Iterator[Any]:

@@ -177,7 +177,7 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
             Of those that have none of their own.
 
     Raises:
-        ValueError: if this is no list, or empty.
+        ValueError: if this is not a list, or empty.
     """
     if isinstance(files, str | os.PathLike | Source) or not files:
         raise ValueError(f"`files` must be a non-empty list of files of rows, mixtures or sources, got {files!r}.")

@@ -38,7 +38,7 @@ def load_preferences(files: Sequence[str | os.PathLike], media_root: Media = Non
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if there are no records, or one is no preference; it names file, position and reason.
+        ValueError: if there are no records, or one is not a preference; it names file, position and reason.
     """
     for file in files:
         check_file(file)
@@ -56,7 +56,7 @@ def to_preference(record: Mapping[str, Any], media_root: Media = None) -> dict[s
     A record as a training row with `rejected`.
 
     Raises:
-        ValueError: if it is no preference; it says why.
+        ValueError: if it is not a preference; it says why.
     """
     if not isinstance(record, Mapping) or not {"chosen", "rejected"} <= record.keys():
         found = sorted(record) if isinstance(record, Mapping) else describe(record)

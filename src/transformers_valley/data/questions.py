@@ -50,7 +50,7 @@ def load_questions(files: Sequence[str | os.PathLike], media_root: Media = None)
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if there are no records, or one is no question with choices; it names file, position and reason.
+        ValueError: if there are no records, or one is not a question with choices; it names file, position and reason.
     """
     for file in files:
         check_file(file)
@@ -68,7 +68,7 @@ def to_question(record: Mapping[str, Any], media_root: Media = None) -> dict[str
     A record as a row of [`load_questions`], without `id` and `source`.
 
     Raises:
-        ValueError: if it is no question with choices; it says why.
+        ValueError: if it is not a question with choices; it says why.
     """
     if not isinstance(record, Mapping) or not {"question", "choices", "answer"} <= record.keys():
         found = sorted(record) if isinstance(record, Mapping) else describe(record)

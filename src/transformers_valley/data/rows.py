@@ -67,7 +67,7 @@ def clip_block(path: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
             `start` and `end` in seconds, `fps`, `num_frames`, `max_frames`, where given; other keys are not looked at.
 
     Raises:
-        ValueError: if one of these is no number, or `fps` comes with `num_frames`. Numbers that make no sense for a
+        ValueError: if one of these is not a number, or `fps` comes with `num_frames`. Numbers that make no sense for a
             clip, such as an end before the start, show when it is read.
     """
     block = {"type": "video", "path": _check_path(path, "a clip")}

@@ -72,7 +72,7 @@ class AnnotationFiles:
 
         Raises:
             FileNotFoundError: if none exists.
-            ValueError: if it is no JSON, or another split's.
+            ValueError: if it is not valid JSON, or another split's.
         """
         file = self.find(*names)
         if file is None:
@@ -190,7 +190,7 @@ def read_open_ended(files: AnnotationFiles) -> Iterator[dict[str, Any]]:
             yield {"id": str(name), "video": video, "question": row["question"], "answer": row["answer"], "type": None}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{files.used[-1]['name']}, record {position} is no question: {error!r}. Expected question, answer "
+                f"{files.used[-1]['name']}, record {position} is not a question: {error!r}. Expected question, answer "
                 "and video_id or video_name."
             ) from None
 

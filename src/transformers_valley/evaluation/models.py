@@ -258,7 +258,7 @@ def digest_weights(folder: str | os.PathLike) -> str:
     if base:
         digest.update(digest_weights(local(Checkpoint(base)).path).encode())
     if not files:
-        raise FileNotFoundError(f"There are no weights in {folder}: it is no checkpoint.")
+        raise FileNotFoundError(f"There are no weights in {folder}: it is not a checkpoint.")
     return digest.hexdigest()
 
 

@@ -40,7 +40,7 @@ _FILLED_TEXT = re.compile(
     r"### Framework versions|- PEFT [\w.+]+|This is the model card of a 🤗 transformers model that has been pushed on "
     r"the Hub\. This model card has been automatically generated\."
 )
-# Of what is no repository, though its path may look like the id of one.
+# Of what is not a repository, though its path may look like the id of one.
 _FILES = tuple(".json .jsonl .csv .tsv .txt .parquet .arrow .gz .tar .zip .bin .pt .pth .safetensors".split())
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -68,8 +68,8 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
         text = path.read_text(encoding="utf-8", errors="replace")
         if _MARK not in text.splitlines() and not _is_empty_template(text):
             logger.warning(
-                f"{path} is kept: it is no card of this function and no empty template, so a person may have written "
-                "in it. Move it away to have a card written, or take what you need from "
+                f"{path} is kept: it is not a card of this function and no empty template, so a person may have "
+                "written in it. Move it away to have a card written, or take what you need from "
                 "`build_model_card(folder).content`."
             )
             return None
@@ -82,8 +82,8 @@ def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
     """
     What [`write_model_card`] was told when it wrote the card in a folder, and results added to its metadata since.
 
-    Nothing if there is no card, another wrote it, or it cannot be read, of which a warning tells: a card is no reason
-    to stop a training run.
+    Nothing if there is no card, another wrote it, or it cannot be read, of which a warning tells: a card is not a
+    reason to stop a training run.
     """
     path = Path(folder) / "README.md"
     found = _FACTS.search(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else None
@@ -159,7 +159,7 @@ def build_model_card(
     Raises:
         FileNotFoundError: if the folder holds neither `config.json` nor `adapter_config.json`.
         TypeError: if something else stands where a list is meant.
-        ValueError: if `repo_id` is none that the Hub takes, or a result is no finite number.
+        ValueError: if `repo_id` is none that the Hub takes, or a result is not a finite number.
     """
     lists = {
         "base_models": base_models,

@@ -42,7 +42,7 @@ class Valley(lmms):
             Of clips, over the checkpoint's: `num_frames`, `fps` or `max_frames`.
 
     Raises:
-        ValueError: if an argument is unknown or `batch_size` is no number.
+        ValueError: if an argument is unknown or `batch_size` is not a number.
     """
 
     is_simple = False

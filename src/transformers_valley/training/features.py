@@ -146,7 +146,7 @@ class FeatureCache:
             of the training, if it comes to them.
 
         Raises:
-            ValueError: if a visual is no file.
+            ValueError: if a visual is not a file.
             OSError: if the disk is full.
         """
         visuals = list(dict.fromkeys(visual for rows in sets for row in rows for visual in _sources_of(row)))

@@ -53,7 +53,7 @@ def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> 
     each of Valley's six tokens; a tokenizer with rows to spare would need none.
 
     Raises:
-        ValueError: if there is no such config, it is no Valley and nothing says what to join it with, or it is one
+        ValueError: if there is no such config, it is not a Valley and nothing says what to join it with, or it is one
             and something does.
     """
     config = _read_config(model_args.model_name_or_path or "")

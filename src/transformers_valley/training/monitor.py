@@ -77,7 +77,7 @@ class RunMonitor(TrainerCallback):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no part of a step."""
+        """What happens inside is not part of a step."""
         begin = time.perf_counter()
         yield
         self._mark += time.perf_counter() - begin
@@ -146,7 +146,7 @@ class RunMonitor(TrainerCallback):
 
 
 class PauseAfter(TrainerCallback):
-    """The last of all: what others did with a log entry, an evaluation or a checkpoint is no part of a step."""
+    """The last of all: what others did with a log entry, an evaluation or a checkpoint is not part of a step."""
 
     def __init__(self, monitor: RunMonitor):
         self.monitor = monitor

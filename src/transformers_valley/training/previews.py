@@ -40,7 +40,7 @@ class SampleAnswers(TrainerCallback):
         steps (`int`):
             From one time to the next.
         paused (`Callable`):
-            Gives a context whose time is no part of a step.
+            Gives a context whose time is not part of a step.
         reporters (`list[TrainerCallback]`):
             What shows the answers as text.
     """

@@ -53,7 +53,7 @@ def write_training_card(
         base_models = [valley_args.vision_model_name_or_path, start]
     elif "repo_id" in before or model_args.use_peft:
         base_models = [before.get("repo_id", start)]
-    else:  # a folder is no model on the Hub, but it may have been made from some
+    else:  # a folder is not a model on the Hub, but it may have been made from some
         base_models = before.get("base_models", [start])
     return write_model_card(
         folder,

@@ -50,7 +50,9 @@ def read_clip(
         del options["num_frames"]
     if most_frames is not None:
         if isinstance(options.get("num_frames"), str) or (options.get("num_frames") or 0) > most_frames:
-            raise ValueError(f"num_frames={options['num_frames']} is no number of up to {most_frames}, the context.")
+            raise ValueError(
+                f"num_frames={options['num_frames']} is not a number of up to {most_frames}, the context."
+            )
         # One more than fits, so that a clip that is too long is refused for the length of its prompt.
         given = options.get("max_frames") or processor.max_frames
         options["max_frames"] = min(given or most_frames + 1, most_frames + 1)

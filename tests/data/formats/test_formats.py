@@ -50,7 +50,7 @@ def test_a_record_of_two_formats_is_refused():
 
 def test_a_record_of_no_format_is_named_with_its_fields():
     with pytest.raises(
-        ValueError, match=r"Record '7' is no training row: it has the fields \['id', 'text'\], expected"
+        ValueError, match=r"Record '7' is not a training row: it has the fields \['id', 'text'\], expected"
     ):
         to_row({"id": "7", "text": "A."})
 

@@ -154,5 +154,5 @@ def test_published_records_round_trip(record):
     ],
 )
 def test_what_cannot_be_read_is_named(fields, message):
-    with pytest.raises(ValueError, match=f"Record '7' is no training row: .*{message}"):
+    with pytest.raises(ValueError, match=f"Record '7' is not a training row: .*{message}"):
         to_row({"id": "7"} | fields)

@@ -64,7 +64,7 @@ def check_hallucinations(
             Whether there is a bar.
 
     Raises:
-        ValueError: if a row has no caption, or is no record.
+        ValueError: if a row has no caption, or is not a record.
         EndpointError: if the server answers nobody.
         DiskFullError: if the disk is full.
     """

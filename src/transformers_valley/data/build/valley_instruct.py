@@ -92,7 +92,7 @@ def build_instructions(
         limit (`int`, *optional*):
             Captions, to try it.
         attempts (`int`, *optional*, defaults to 2):
-            How often an answer is asked for that was no row.
+            How often an answer is asked for that was not a row.
         seed (`int`, *optional*, defaults to 42):
             Of which caption becomes what kind, and of questions.
         progress (`bool`, *optional*, defaults to `True`):
@@ -139,7 +139,7 @@ def _build_batch(
     outcomes: list[Any] = [None] * len(captions)
     waiting = list(range(len(captions)))
     for attempt in range(attempts):
-        # Another seed makes another request: the answer that was no row is not taken from the cache again.
+        # Another seed makes another request: the answer that was not a row is not taken from the cache again.
         again = {"seed": seed + attempt} if attempt else {}
         requests = [request | again | {"messages": prompt(captions[i], kinds[i])} for i in waiting]
         replies = endpoint.ask(requests, desc="Instructions", progress=progress)
@@ -216,7 +216,7 @@ def to_turns(reply: Reply, caption: Caption, kind: str, seed: int = 42) -> list[
         `list[dict]` of LLaVA's turns, the clip's placeholder in the first.
 
     Raises:
-        ValueError: if the answer is no row; it says why.
+        ValueError: if the answer is not a row; it says why.
     """
     if reply.text is None:
         raise ValueError(f"there is no answer: {reply.error}")

@@ -87,7 +87,7 @@ def to_row(
     except ValueError as error:
         name = record.get("id", "without id") if isinstance(record, Mapping) else record
         reason = str(error).rstrip(".")
-        raise ValueError(f"Record {repr(name)[:80]} is no training row: {reason}.") from error
+        raise ValueError(f"Record {repr(name)[:80]} is not a training row: {reason}.") from error
 
 
 __all__ = ["FORMATS", "Format", "recognize", "to_row"]
