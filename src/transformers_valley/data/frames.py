@@ -30,6 +30,7 @@ from .rows import FEATURES
 
 DESCRIPTION = "pack.json"
 _RULE = ("fps", "num_frames", "max_frames")
+_MOST_SHARDS = 10**6  # each is looked for, and a description may come from anybody
 PACKED_FEATURES = Features(
     {
         **FEATURES,
@@ -111,9 +112,18 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
     What `pack.json` says: `settings`, `num_shards`, `rows` and `sources`.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or does not describe packed rows.
     """
-    return read_json(Path(folder, DESCRIPTION))
+    about = read_json(file := Path(folder, DESCRIPTION))
+    names = [field.name for field in dataclasses.fields(PackSettings)]
+    shards, rows, settings = (about.get(name) for name in ("num_shards", "rows", "settings"))
+    are_counts = type(shards) is type(rows) is int and 1 <= shards <= _MOST_SHARDS and rows >= 0
+    if not are_counts or not isinstance(settings, dict) or not settings.keys() >= set(names):
+        raise ValueError(
+            f"{file} does not describe packed rows: expected the numbers `num_shards` and `rows`, and `settings` with "
+            f"{', '.join(names)}, as `valley data pack` writes them."
+        )
+    return about
 
 
 def list_shards(folder: str | os.PathLike) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from .frames import DESCRIPTION, is_packed
+from .frames import DESCRIPTION, is_packed, read_description
 from .rows import describe
 
 
@@ -177,7 +177,7 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
             Of those that have none of their own.
 
     Raises:
-        ValueError: if this is not a list, or empty.
+        ValueError: if this is not a list, or empty, or of packed rows another split than "train" is asked for.
     """
     if isinstance(files, str | os.PathLike | Source) or not files:
         raise ValueError(f"`files` must be a non-empty list of files of rows, mixtures or sources, got {files!r}.")
@@ -191,7 +191,7 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
             sources.append(Source(dataset=os.fspath(file)))
         else:
             sources.append(Source(path=os.fspath(file)))
-    sources = [_fetch_packed(source) for source in sources]
+    sources = [_settle_packed(source) for source in sources]
     return [source if source.media is not None else dataclasses.replace(source, media=media) for source in sources]
 
 
@@ -214,16 +214,37 @@ def name_data_sets(names: Iterable[str], config: str | None = None, split: str =
     return sources
 
 
-def _fetch_packed(source: Source) -> Source:
-    """A source of packed rows on the Hub as one of the folder that they are downloaded to; others stay."""
+def find_description(source: Source) -> str | None:
+    """The file that describes packed rows, from the Hub if need be; `None` for a source of other rows."""
     if source.dataset is None or os.path.isdir(source.dataset):
-        return source
+        return os.path.join(source.dataset, DESCRIPTION) if is_packed(source.dataset) else None
     try:
-        hf_hub_download(source.dataset, DESCRIPTION, repo_type="dataset", revision=source.revision)
+        return hf_hub_download(source.dataset, DESCRIPTION, repo_type="dataset", revision=source.revision)
     except (OSError, ValueError):
-        return source  # not packed; or nothing of it can be had, as `datasets` then says
-    folder = snapshot_download(source.dataset, repo_type="dataset", revision=source.revision)
-    return dataclasses.replace(source, dataset=folder, config=None, revision=None)
+        return None  # not packed; or nothing of it can be had, as `datasets` then says
+
+
+def _settle_packed(source: Source) -> Source:
+    """A source of packed rows on the Hub as one of the folder that they are downloaded to; others stay."""
+    description = find_description(source)
+    if description is None:
+        return source
+    if source.split != "train" or source.config is not None:
+        asked = f"split {source.split!r}" if source.config is None else f"config {source.config!r}"
+        raise ValueError(
+            f"{source} holds packed rows, and {asked} of it is asked for: packed rows have one split, train; pack the "
+            "validation rows into a folder of their own."
+        )
+    if os.path.isdir(source.dataset):
+        return source
+    read_description(os.path.dirname(description))  # before much is downloaded
+    folder = snapshot_download(
+        source.dataset,
+        repo_type="dataset",
+        revision=source.revision,
+        allow_patterns=["train-*.parquet", DESCRIPTION],
+    )
+    return dataclasses.replace(source, dataset=folder, revision=None)
 
 
 def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
@@ -232,4 +253,4 @@ def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
     return [source.dataset for source in sources if is_packed(source.dataset)]
 
 
-__all__ = ["Source", "as_sources", "name_data_sets", "packed_folders", "read_mixture"]
+__all__ = ["Source", "as_sources", "find_description", "name_data_sets", "packed_folders", "read_mixture"]
