@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from clips import write_clip
@@ -17,6 +18,7 @@ from transformers_valley.data.hub import home_of
 from transformers_valley.data.mixtures import as_sources, name_data_sets
 from transformers_valley.data.packing import pack
 from transformers_valley.evaluation import load_benchmark
+from transformers_valley.evaluation.records import claim
 from valley_cli.app import app
 
 
@@ -168,18 +170,47 @@ def test_packed_rows_on_the_hub_are_downloaded(clips, tmp_path, monkeypatch):
     asked = []
 
     def download(name, *file, **options):
-        asked.append((name, options["revision"]))
+        asked.append((name, options["revision"], *options.get("allow_patterns", ())))
         if name != "o/packed":
             raise LocalEntryNotFoundError("not there")
-        return str(tmp_path / "packed")
+        return str(tmp_path.joinpath("packed", *file))
 
     monkeypatch.setattr("transformers_valley.data.mixtures.hf_hub_download", download)
     monkeypatch.setattr("transformers_valley.data.mixtures.snapshot_download", download)
     rows = load_rows(name_data_sets(["o/packed@v1"]))
     assert len(rows) == 2 and rows[0]["clips"][0]["times"] == [0.0]
-    assert set(asked) == {("o/packed", "v1")}
+    assert asked == [("o/packed", "v1"), ("o/packed", "v1", "train-*.parquet", "pack.json")]
     (source,) = as_sources(name_data_sets(["o/other"]))
     assert source.dataset == "o/other"
+    del asked[:]
+    (tmp_path / "packed" / "pack.json").write_text('{"name": "a pack of another tool", "num_shards": "2"}')
+    with pytest.raises(ValueError, match="pack.json does not describe packed rows: expected the numbers `num_shards`"):
+        as_sources(name_data_sets(["o/packed"]))
+    for packed in ("o/packed", str(tmp_path / "packed")):
+        for config, split in ((None, "validation"), (None, "train[:100]"), ("en", "train")):
+            with pytest.raises(ValueError, match="packed rows have one split, train; pack the validation rows"):
+                load_rows(name_data_sets([packed], config, split))
+        with pytest.raises(ValueError, match="holds packed rows, of which no questions are made"):
+            load_benchmark("own", name_data_sets([packed]))
+    assert not any(patterns for _, _, *patterns in asked)  # nothing but the description was fetched
+
+
+def test_a_run_is_of_one_commit(monkeypatch, tmp_path):
+    """Another revision of the questions does not go on in the folder of a run."""
+    questions = [{"video": "https://host/a.mp4", "question": "?", "answer": "A."}]
+
+    def builder(name, config, revision):
+        return SimpleNamespace(hash={"v1": "1" * 40, "v2": "2" * 40}[revision])
+
+    monkeypatch.setattr("transformers_valley.data.hub.load_dataset_builder", builder)
+    monkeypatch.setattr("transformers_valley.evaluation.own_questions.read_data_set", lambda source: iter(questions))
+    for name in ("o/n@v1", "o/n@v1", "o/n@v2"):
+        settings = load_benchmark("own", name_data_sets([name])).describe()
+        if name == "o/n@v2":
+            with pytest.raises(ValueError, match="'revision': '1111.*now .*'revision': '2222"):
+                claim(tmp_path / "run.json", settings)
+        else:
+            claim(tmp_path / "run.json", settings)
 
 
 @pytest.mark.parametrize(
@@ -199,5 +230,10 @@ def test_questions_of_an_evaluation(clips):
     assert [sample.answers for sample in found.samples] == [("Bars.",)] * 2
     assert {sample.source for sample in found.samples} == {"clips"}
     assert found.samples[1].messages[0]["content"][0]["path"] == str(clips / "1.mp4")
+    (used,) = found.files
+    assert (used["name"], used["config"], used["split"]) == (str(clips), None, "train")
+    write_clip(clips / "2.mp4", 5)
+    (changed,) = load_benchmark("own", name_data_sets([str(clips)])).files
+    assert used["revision"] != changed["revision"] and used.keys() == changed.keys()
     with pytest.raises(ValueError, match="not from data sets"):
         load_benchmark("msvd_qa", name_data_sets([str(clips)]))

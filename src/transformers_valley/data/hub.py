@@ -7,13 +7,14 @@ What is stored inside of the data set itself is written to files beside the cach
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
 
 from ..whole_files import write_whole
 from .mixtures import Source
@@ -59,6 +60,13 @@ def stamp_of(source: Source) -> list[tuple[str, int, int]]:
     return [(file, os.stat(file).st_mtime_ns, os.path.getsize(file)) for file in files]
 
 
+def version_of(source: Source) -> str:
+    """What tells one version of a data set from another: its commit on the Hub, or the sha256 of a folder's stamp."""
+    if os.path.isdir(source.dataset):
+        return hashlib.sha256(json.dumps(stamp_of(source)).encode()).hexdigest()
+    return load_dataset_builder(source.dataset, source.config, revision=source.revision).hash
+
+
 def read_data_set(source: Source, streaming: bool = False) -> Iterator[dict[str, Any]]:
     """The records of a data set, in order, as it stores them: nothing is decoded."""
     rows = open_data_set(source, streaming)
@@ -97,4 +105,4 @@ def _as_file(content: bytes, name: str) -> str:
     return str(file)
 
 
-__all__ = ["home_of", "open_data_set", "read_data_set", "stamp_of", "with_paths"]
+__all__ = ["home_of", "open_data_set", "read_data_set", "stamp_of", "version_of", "with_paths"]

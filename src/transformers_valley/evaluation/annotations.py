@@ -42,7 +42,7 @@ class AnnotationFiles:
 
     Attributes:
         used (`list[dict]`): `name`, `sha256`, `bytes` and `is_published` of what was read; the last is `None` where
-            the published file is not known.
+            the published file is not known. Of a data set also `config`, `split` and `revision`, see [`version_of`].
 
     Raises:
         FileNotFoundError: if there is nothing.

@@ -8,17 +8,24 @@ Numbers: exact match, containment and choices by themselves, a judge where one i
 
 from collections.abc import Iterator
 
+from ...data.frames import is_packed
+from ...data.hub import version_of
+from ...data.mixtures import find_description
 from ..annotations import AnnotationFiles, Clips
 from ..benchmark import Benchmark, Column, Item, Sample, mean_of
 from ..own_questions import read_questions
 
 
 def load(files: AnnotationFiles, clips: Clips, split: str) -> Iterator[Sample]:
+    packed = [path for path in files.paths if is_packed(path)] + list(filter(find_description, files.data_sets))
+    if packed:
+        raise ValueError(f"{packed[0]} holds packed rows, of which no questions are made: give the rows themselves.")
     for file in files.paths:
         files.note(file)
         yield from read_questions(file, clips.folder)
     for source in files.data_sets:
-        files.used.append({"name": f"{source}, {source.split}", "sha256": None, "bytes": None, "is_published": None})
+        about = {"config": source.config, "split": source.split, "revision": version_of(source)}
+        files.used.append({"name": str(source), **about, "sha256": None, "bytes": None, "is_published": None})
         yield from read_questions(source, source.media)
 
 
