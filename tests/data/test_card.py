@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 from clips import write_clip
 from huggingface_hub import DatasetCard
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from transformers_valley.data import card as module
 from transformers_valley.data.card import build_data_card, card_path, push_data, write_data_card
 from valley_cli.app import app
+from valley_cli.data import command_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,11 @@ class Hub:
 
     def __init__(self):
         self.calls = []
+        self.private = True
+
+    def repo_info(self, repo_id, repo_type):
+        assert (repo_id, repo_type) == ("o/n", "dataset")
+        return SimpleNamespace(private=self.private)
 
     def __getattr__(self, name):
         def call(*args, **options):
@@ -110,6 +117,17 @@ def test_files_of_rows_have_a_card_beside_them(work, hub):
     assert "license: cc-by-4.0" in card.path_or_fileobj.decode()
 
 
+def test_no_card_tells_a_folder_of_this_machine(work):
+    """What is a folder becomes its last part; names on the Hub stay, also with a revision."""
+    commands = get_command(app).commands["data"].commands
+    words = ["/a=b/rows.jsonl", "-o", str(work / "out"), "--dataset", str(work / "clips"), "--dataset", "o/n@v1"]
+    context = commands["export"].make_context("export", [*words, "--media-root", f"x={work}/clips"])
+    told = "rows.jsonl --output out --dataset clips --dataset o/n@v1 --media-root x=clips"
+    assert command_of(context) == f"valley data export {told}"
+    context = commands["filter"].make_context("filter", ["a", "-o", "b", "--language-model", "/models/spacy"])
+    assert command_of(context).endswith("--language-model spacy")
+
+
 @pytest.mark.parametrize(
     ("name", "why"), [("mine", "no card says whose"), ("valley_instruct_65k", "cannot be passed")]
 )
@@ -121,6 +139,16 @@ def test_frames_are_pushed_by_those_who_may(work, hub, name, why):
     names = [call for call, _ in hub.calls]
     assert names == ["create_repo", "create_commit", "upload_folder"]  # the card before the data
     assert hub.calls[0][1].private and "*.bad.jsonl" not in hub.calls[2][1].allow_patterns
+
+
+def test_a_public_data_set_is_not_taken_for_a_private_one(work, hub):
+    hub.private = False
+    (work / "texts.jsonl").write_text(json.dumps({"question": "A?", "answer": "B."}))
+    run("export", work / "texts.jsonl", "-o", work / "llava.json")
+    refused = run("push", work / "llava.json", "o/n", "--private")
+    assert refused.exit_code == 1 and "o/n is a public data set, and nothing was pushed" in refused.stderr
+    assert [call for call, _ in hub.calls] == ["create_repo"]
+    assert run("push", work / "llava.json", "o/n").exit_code == 0
 
 
 def test_rows_without_media_need_no_right(work, hub):

@@ -185,7 +185,7 @@ def push_data(
         repo_id (`str`):
             Of the data set on the Hub, `owner/name`; made if need be.
         private (`bool`, *optional*, defaults to `False`):
-            Whether it is seen by its owner only, where it is made.
+            Whether it is seen by its owner only. One that is public already is refused.
         license (`str`, *optional*):
             Of the texts, as the Hub spells it, such as `cc-by-4.0`; by default what the card says.
         share_media (`bool`, *optional*, defaults to `False`):
@@ -198,7 +198,8 @@ def push_data(
 
     Raises:
         FileNotFoundError: if there is no such data set, or no card.
-        ValueError: if packed rows are not complete, or hold what may not be passed on.
+        ValueError: if packed rows are not complete, or hold what may not be passed on, or the repository is public
+            and `private` is set.
     """
     place, packed = Path(place), is_packed(place)
     if not packed and not place.is_file():
@@ -224,6 +225,11 @@ def push_data(
         card.data.license = license
     api = api or HfApi()
     page = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type="dataset").private:  # one that was there stays as it was
+        raise ValueError(
+            f"{repo_id} is a public data set, and nothing was pushed: make it private on its page, name another one, "
+            "or push without private=True, on the command line --private."
+        )
     message = f"Upload {_name(place)} with transformers_valley"
     operations = [CommitOperationAdd("README.md", str(card).encode())]
     if packed:
