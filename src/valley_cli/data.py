@@ -438,7 +438,7 @@ def push(
 
 
 _NOT_TOLD = {"shard", "workers", "concurrency", "server"}  # they change nothing in the result, or tell of a machine
-_PATHS = {"files", "file", "output", "media_root", "model", "captions"}
+_PATHS = {"files", "file", "dataset", "output", "media_root", "model", "language_model", "captions"}
 
 
 def command_of(context: typer.Context) -> str:
@@ -452,11 +452,15 @@ def command_of(context: typer.Context) -> str:
             continue
         for entry in value if isinstance(value, list | tuple) else [value]:
             name = [param.opts[0]] if param.param_type_name == "option" else []
-            text = [] if entry is True else [str(entry)]
-            if param.name in _PATHS:
-                folder, equals, rest = str(entry).partition("=")
-                text = [f"{folder}={short_name(rest)}" if equals else short_name(folder)]
-            words += [*name, *text]
+            before, path, after = "", str(entry), ""
+            if param.name == "media_root" and "=" in path:
+                before, equals, path = path.partition("=")
+                before += equals
+            if param.name == "dataset" and not os.path.isdir(path):
+                path, at, revision = path.partition("@")
+                after = at + revision
+            text = f"{before}{short_name(path)}{after}" if param.name in _PATHS else path
+            words += [*name, *([] if entry is True else [text])]
     return shlex.join(words)
 
 
