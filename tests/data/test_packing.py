@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Packed rows are those that were packed: the same tokens, and pixels within the error of JPEG."""
 
+import io
 import json
 import os
 import signal
@@ -18,10 +19,11 @@ from transformers_valley.data import load_rows, packing
 from transformers_valley.data.check import check_data
 from transformers_valley.data.decode import BadSampleError, visuals_of
 from transformers_valley.data.export import write_llava
-from transformers_valley.data.frames import PackSettings, check_packed, list_shards
+from transformers_valley.data.frames import PackSettings, check_packed, list_shards, read_clip
 from transformers_valley.data.lengths import add_lengths
 from transformers_valley.data.packing import pack
 from transformers_valley.training import ValleyDataCollator
+from transformers_valley.video_sources import VideoDecodeError
 from valley_cli.app import app
 
 
@@ -282,6 +284,27 @@ def test_a_damaged_frame_is_a_bad_row(rows, processor, settings, tmp_path):
     row["clips"][0]["frames"][0] = row["clips"][0]["frames"][0][:50]
     with pytest.raises(BadSampleError, match="rows:0.*2.mp4.*damaged.*pack it again"):
         ValleyDataCollator(processor).encode(row)
+
+
+def test_frames_that_no_pack_wrote_are_bad_rows():
+    """Packed rows may come from anybody."""
+
+    def picture(width, height):
+        data = io.BytesIO()
+        Image.new("RGB", (width, height)).save(data, "jpeg")
+        return data.getvalue()
+
+    small = picture(8, 8)
+    place = small.index(b"\xff\xc0") + 5  # of height and width
+    bomb = small[:place] + b"\xff" * 4 + small[place + 4 :]
+    for frames, message in (
+        ([picture(8, 8), picture(8, 6)], "a.mp4.*several sizes, 8x6, 8x8"),
+        ([bomb], "a.mp4.*its packed picture is damaged"),
+        ([picture(4000, 2)], "a.mp4.*one side is over"),
+        ([None], "a.mp4.*its packed picture is damaged"),
+    ):
+        with pytest.raises(VideoDecodeError, match=message):
+            read_clip({"frames": frames, "times": None}, "a.mp4")
 
 
 # --- the command ---

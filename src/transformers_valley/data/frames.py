@@ -23,7 +23,7 @@ from PIL import Image
 
 from ..video_decoding import SampledVideo, SamplingRule
 from ..video_processing_valley import ValleyVideoProcessor
-from ..video_sources import VideoDecodeError
+from ..video_sources import VideoDecodeError, check_picture_size, pillow_errors
 from ..whole_files import read_json
 from .rows import FEATURES
 
@@ -175,11 +175,15 @@ def read_clip(clip: dict[str, Any], name: str) -> SampledVideo:
             For messages, its path.
 
     Raises:
-        VideoDecodeError: if a frame is damaged.
+        VideoDecodeError: if a frame is damaged or too large, or of another size than the others.
     """
     frames = [np.asarray(read_picture(frame, name)) for frame in clip["frames"]]
     if not frames:
         raise VideoDecodeError(name, "it was packed without frames.")
+    if len(sizes := {f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames}) > 1:
+        raise VideoDecodeError(
+            name, f"its packed frames have several sizes, {', '.join(sorted(sizes))}: pack it again."
+        )
     return SampledVideo(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), clip["times"] or None)
 
 
@@ -188,13 +192,15 @@ def read_picture(data: bytes, name: str) -> Image.Image:
     A packed picture in RGB.
 
     Raises:
-        VideoDecodeError: if it is damaged.
+        VideoDecodeError: if it is damaged or too large.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as picture:
+        with pillow_errors(name), Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as picture:
+            check_picture_size(*picture.size, name)
             return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise VideoDecodeError(name, f"its packed picture is damaged ({error}): pack it again.") from error
+    except VideoDecodeError as error:
+        reason = error.reason.rstrip(".")
+        raise VideoDecodeError(name, f"its packed picture is damaged ({reason}): pack it again.") from error
 
 
 def check_packed(folders: Iterable[str], video_processor: ValleyVideoProcessor) -> None:
