@@ -37,6 +37,13 @@ def test_files_named_by_a_flag_take_the_place_of_the_data_set_of_a_recipe(tmp_pa
         ["--config", str(recipe), "--data", "a.json", "--eval_data", "b.json", "--use_cpu", "true"]
     )
     assert valley.sources() == ["a.json"] and valley.eval_sources() == [("b", "b.json")]
+    valley, _, _ = read_arguments(["--config", str(recipe), "--data", "a.json", "--use_cpu", "true"])
+    assert valley.sources() == ["a.json"] and valley.eval_sources() == []
+
+
+def test_flags_may_have_dashes():
+    (held,) = read("--dataset", "o/n", "--dataset-eval-split", "test").eval_sources()
+    assert held[0] == "test"
 
 
 @pytest.mark.parametrize(

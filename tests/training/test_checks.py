@@ -124,7 +124,7 @@ OURS = [
     (
         STAGE2,
         {"eval_data": ["rows.json", "again/rows.json"], "eval_strategy": "epoch"},
-        r"named by file, and \['rows'\] would name two",
+        r"named by file or data set, and \['rows'\] would name two",
     ),
     (STAGE2, {"preview_steps": -1}, "preview_steps=-1, expected at least 0"),
     (STAGE2, {"num_previews": 0}, "num_previews=0, expected at least 1"),

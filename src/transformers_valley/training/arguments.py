@@ -126,7 +126,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
         # The name that every supported version of transformers knows; 5.24 calls it `activation_checkpointing`, too.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
         parsed = _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
-    flags = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    flags = {word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--")}
     _settle_data(parsed[0], flags)
     return parsed
 
@@ -135,6 +135,8 @@ _INSTEAD = {"data": "dataset", "eval_data": "dataset_eval_split"}  # a data set 
 
 
 def _settle_data(arguments: ValleyArguments, flags: set[str]) -> None:
+    if "data" in flags and not flags & {"dataset", "dataset_eval_split"}:
+        arguments.dataset_eval_split = None  # the recipe's, of a data set that is not trained on
     for files, name in _INSTEAD.items():
         if not getattr(arguments, files) or not getattr(arguments, name):
             continue

@@ -195,7 +195,9 @@ def _check_evaluation(valley_args, args) -> None:
             "eval_steps. If it is for sample answers only, name it preview_data."
         )
     if twice := [stem for stem, number in stems.items() if number > 1]:
-        raise ValueError(f"The losses of {held} are named by file, and {twice} would name two. Rename one.")
+        raise ValueError(
+            f"The losses of {held} are named by file or data set, and {twice} would name two. Rename one."
+        )
     if valley_args.preview_steps < 0 or valley_args.num_previews < 1:
         raise ValueError(
             f"preview_steps={valley_args.preview_steps}, expected at least 0, which is none; "
