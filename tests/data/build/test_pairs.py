@@ -63,6 +63,16 @@ def test_a_dialogue_is_cut_at_the_answer_that_names_what_was_marked(judged):
     assert (pairs[0]["chosen"], pairs[0]["rejected"]) == ("It sleeps.", "It barks. A red car comes.")
 
 
+def test_marked_words_are_whole_ones(judged):
+    """A car is not in a scarf; the judge's "car" may be "cars" where no answer has the word itself."""
+    talk = ("Who?", "A man in a scarf.", "What comes?", "A dog. Then a car!")
+    _, pairs = pairs_of(judged([], [marked(*talk, objects=["car"])]))
+    assert (pairs[0]["rejected"], pairs[0]["chosen"]) == (talk[3], "A dog.")
+    worse = [marked("What?", "A scarf. A Car? Cats.", objects=["car", "cat"])]
+    _, pairs = pairs_of(judged([], [*worse, marked("Who?", "Me. Two cars.", objects=["car"])]))
+    assert [pair["chosen"] for pair in pairs] == ["A scarf.", "Me."]
+
+
 def test_what_gives_no_pair_is_counted(judged):
     undecided = record("What?", "A cat.", reason="the judge did not answer")
     worse = [marked("What?", "A dog. A red car.")] * 2 + [marked("Who?", "A red car."), undecided]
@@ -77,6 +87,7 @@ def test_what_gives_no_pair_is_counted(judged):
         ([record("What?", "A red car.")], "record 0 has no `objects`, expected what `valley data judge` wrote"),
         ([marked("What?", "A cat.")], "no answer has the words"),
         ([{"video": "a.mp4", "objects": ["x"]}], "record 0 has no `conversations`"),
+        ([{"conversations": [{"value": "What?"}], "objects": ["x"]}], "record 0 has no .* turns have texts as `from`"),
         ([marked("What?", "A red car.")], "gives no pair: 1 rows are marked, 1 of them without"),
         ([], "gives no pair: 0 rows are marked"),
     ],

@@ -9,7 +9,7 @@ the same clip, in which nothing was marked, or the worse one without the sentenc
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -71,7 +71,7 @@ def write_pairs(judged: str | os.PathLike, output: str | os.PathLike, shorten: b
                 seen.add((key, rejected))
                 if chosen := _nearest(better[key], rejected):
                     found.clean += 1
-                elif shorten and (chosen := _without(rejected, record["objects"])):
+                elif shorten and (chosen := _without(rejected, _matcher(record))):
                     found.shortened += 1
                 else:
                     found.empty += 1
@@ -93,10 +93,12 @@ def _records(file: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
             raise record
         turns = record.get("conversations") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
+            isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+            for turn in turns
         ):
             raise ValueError(
-                f"{file}, record {number} has no `conversations`, expected what `valley data judge` wrote."
+                f"{file}, record {number} has no `conversations` whose turns have texts as `from` and `value`, "
+                "expected what `valley data judge` wrote."
             )
         yield number, record
 
@@ -106,10 +108,11 @@ def _worse(record: dict[str, Any], name: str) -> tuple[dict[str, Any], int] | No
     if "reason" in record:
         return None
     objects = record.get("objects")
-    if not isinstance(objects, list) or not objects:
+    if not isinstance(objects, list) or not objects or not all(isinstance(words, str) for words in objects):
         raise ValueError(f"{name} has no `objects`, expected what `valley data judge` wrote.")
+    names_marked = _matcher(record)
     for place, turn in enumerate(record["conversations"]):
-        if turn.get("from") == "gpt" and _names(turn["value"], objects):
+        if turn["from"] == "gpt" and names_marked(turn["value"]):
             return record, place
     raise ValueError(f"{name}: no answer has the words {objects} that are marked, expected what the judge read.")
 
@@ -118,7 +121,7 @@ def _clean_answers(file: str | os.PathLike, wanted: set[str]) -> dict[str, list[
     found = {key: [] for key in wanted}
     for _, record in _records(file):
         for place, turn in enumerate(record["conversations"]):
-            if turn.get("from") == "gpt" and (key := _key(record, place)) in found:
+            if turn["from"] == "gpt" and (key := _key(record, place)) in found:
                 if turn["value"] not in found[key]:
                     found[key].append(turn["value"])
     return found
@@ -143,14 +146,21 @@ def _nearest(answers: list[str], rejected: str) -> str | None:
     return max(others, key=like, default=None)
 
 
-def _without(answer: str, objects: list[str]) -> str:
-    """An answer without the sentences that name one of these; nothing if every sentence does."""
+def _without(answer: str, names_marked: Callable[[str], Any]) -> str:
+    """An answer without the sentences that name something marked; nothing if every sentence does."""
     sentences = re.split(r"(?<=[.!?])\s+", answer.strip())
-    return " ".join(sentence for sentence in sentences if not _names(sentence, objects))
+    return " ".join(sentence for sentence in sentences if not names_marked(sentence))
 
 
-def _names(text: str, objects: list[str]) -> bool:
-    return any(words.lower() in text.lower() for words in objects)
+def _matcher(record: dict[str, Any]) -> Callable[[str], Any]:
+    """Whether a text names something marked: as whole words, since no car is in a scarf, or as part of others, such as
+    "cars", where no answer of the record has them whole."""
+    answers = [turn["value"] for turn in record["conversations"] if turn["from"] == "gpt"]
+    patterns = []
+    for words in map(re.escape, record["objects"]):
+        whole = rf"(?<!\w){words}(?!\w)"
+        patterns.append(whole if any(re.search(whole, text, re.IGNORECASE) for text in answers) else words)
+    return re.compile("|".join(patterns), re.IGNORECASE).search
 
 
 __all__ = ["Pairs", "write_pairs"]
