@@ -18,7 +18,8 @@ from transformers_valley import ValleyVideoProcessor
 from transformers_valley.checkpoint import find_checkpoint
 from transformers_valley.data import load_rows
 from transformers_valley.data.card import write_packed_card
-from transformers_valley.data.frames import PackSettings
+from transformers_valley.data.frames import PackSettings, list_shards
+from transformers_valley.video_decoding import available_cores
 
 
 @dataclass
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--media-root")
     parser.add_argument("--model")
     parser.add_argument("--tasks", type=int, required=True, help="tasks, and files to write")
-    parser.add_argument("--workers", type=int, default=-1, help="tasks at a time")
-    parser.add_argument("--logs", default="logs/pack", help="folder of the logs, and of which tasks are done")
+    parser.add_argument("--workers", type=int, help="tasks at a time; by default one for each core, in Slurm all")
+    parser.add_argument("--logs", help="folder of the logs, by default OUTPUT.logs")
     parser.add_argument("--slurm", metavar="PARTITION")
     parser.add_argument("--time", default="24:00:00", help="of a task in Slurm")
     args = parser.parse_args(argv)
@@ -57,11 +58,15 @@ def main(argv: list[str] | None = None) -> None:
         processor = find_checkpoint(args.model).load_processor().video_processor
     load_rows(args.files, args.media_root)  # once into the cache, before many tasks read it
     step = PackPart(args.files, args.output, args.media_root, PackSettings.of(processor))
-    common = {"pipeline": [step], "tasks": args.tasks, "workers": args.workers, "logging_dir": args.logs}
+    # Which files are there, the folder tells, and not the logs, which may be those of another folder.
+    logs = args.logs or f"{args.output.rstrip('/')}.logs"
+    common = {"pipeline": [step], "tasks": args.tasks, "logging_dir": logs, "skip_completed": False}
     if args.slurm:
-        SlurmPipelineExecutor(partition=args.slurm, time=args.time, job_name="pack", **common).run()
+        workers = args.workers or -1
+        SlurmPipelineExecutor(partition=args.slurm, time=args.time, job_name="pack", workers=workers, **common).run()
     else:
-        LocalPipelineExecutor(**common).run()
+        LocalPipelineExecutor(workers=args.workers or available_cores(), **common).run()
+        list_shards(args.output)  # an error if files are missing
         write_packed_card(args.output)
 
 

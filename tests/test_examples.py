@@ -105,9 +105,9 @@ def test_datatrove_packs_as_the_command_does(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for row in rows:
         write_clip(tmp_path / row["video"], 50, fps=10)
-    script = [sys.executable, str(EXAMPLES / "pack_with_datatrove.py"), "--tasks", "2", "--logs", "logs"]
+    script = [sys.executable, str(EXAMPLES / "pack_with_datatrove.py"), "--tasks", "2", "--logs", "logs"]  # of all
     command = [sys.executable, "-m", "valley_cli", "data", "pack", "--num-shards", "2"]
-    for words, output in ((script, "tasks"), (command, "shards")):
+    for words, output in ((script, "other"), (script, "tasks"), (command, "shards")):
         environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
         words = [*words, "rows.jsonl", "-o", output, "--media-root", "."]
         subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
