@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What a clip, a caption and a row cost on one core, what that makes of millions of them, and a run over a million.
 
-    python benchmarks/scale.py                                   # a few minutes on two cores
+    python benchmarks/scale.py                                   # an hour or more on two cores; not run whole yet
     python benchmarks/scale.py --rows 10000 --captions 20000     # to try it
     python benchmarks/scale.py --only core                       # a part
 

@@ -7,6 +7,7 @@
 
 import math
 import random
+import shutil
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -174,3 +175,12 @@ def questions(clip: Clip, rng: random.Random) -> list[tuple[str, str, str]]:
     asked = [(kind, rng.choice(QUESTIONS[kind]), answer) for kind, answer in answers.items()]
     rng.shuffle(asked)
     return asked
+
+
+def clear_output(folder: Path, own: set[str]) -> None:
+    """Empties a folder of what an earlier run wrote, told by names without suffixes; ends where it holds more."""
+    found = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+    if others := [name for name in found if name.partition(".")[0] not in own]:
+        raise SystemExit(f"{folder} holds {others[0]!r}, which would be deleted. Name another folder with --output.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import json
 import random
-import shutil
 import sys
 import textwrap
 from collections import Counter
@@ -41,6 +40,7 @@ from moving_shapes import (
     SHAPES,
     SIZE,
     caption,
+    clear_output,
     draw_frame,
     draw_frames,
     questions,
@@ -417,8 +417,7 @@ def set_up(seed: int) -> None:
 
 
 def run(folder: Path, seed: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    clear_output(folder, {"checkpoint", "clips", "joined", "report", "stage1", "text", "video", "vision"})
     with step(f"write {TRAIN_CLIPS + TEST_CLIPS} clips of moving shapes"):
         held_out = make_data(folder / "clips", seed)
     with step("pretrain a tiny vision tower on pictures of shapes and a tiny language model on sentences about them"):

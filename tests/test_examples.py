@@ -12,6 +12,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from clips import write_clip
+from moving_shapes import clear_output
 from transformers import AutoModelForImageTextToText
 
 
@@ -115,3 +116,14 @@ def test_datatrove_packs_as_the_command_does(tmp_path):
     for made in files:
         assert b"What cannot be passed on" in made.pop("README.md")  # with another command in it
     assert files[0] == files[1] and len(files[0]) == 3
+
+
+def test_what_an_example_did_not_write_is_not_deleted(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "report.json").write_text("{}")
+    clear_output(tmp_path, {"clips", "report"})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit, match="holds 'thesis.tex', which would be deleted. Name another folder"):
+        clear_output(tmp_path, {"clips", "report"})
+    assert (tmp_path / "thesis.tex").exists()

@@ -50,9 +50,8 @@ def environment(benchmarks, monkeypatch):
 
 
 def test_entry_point_is_there_without_lmms_eval(capsys):
-    (point,) = importlib.metadata.entry_points(group="lmms_eval.models", name="valley") or (None,)
-    module, _, name = (point.value if point else "transformers_valley.lmms_eval_plugin:register").partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
+    (point,) = importlib.metadata.entry_points(group="lmms_eval.models", name="valley")
+    assert callable(point.load())
     runpy.run_module("transformers_valley.lmms_eval_plugin", run_name="__main__")
     assert capsys.readouterr().out.strip() == str(TASKS)
 
