@@ -172,7 +172,7 @@ def test_server_that_is_not_there_is_one_error():
 
 def test_cache_of_another_kind_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, and longer than its header would be" * 9)
-    with pytest.raises(EndpointError, match="no cache"):
+    with pytest.raises(EndpointError, match="not a cache"):
         Endpoint("judge", "http://127.0.0.1:9/v1", cache=tmp_path / "notes.txt")
 
 
