@@ -31,6 +31,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers_valley import ValleyConfig, ValleyForConditionalGeneration
 from transformers_valley.evaluation.benchmark import Column
 from transformers_valley.evaluation.statistics import Estimate, estimate
+from transformers_valley.plots import chart_style
 from transformers_valley.tables import format_table
 from transformers_valley.whole_files import whole_file, write_whole
 
@@ -312,41 +313,43 @@ def make_table(results: list[dict]) -> str:
 
 def draw_results(results: list[dict], file: Path) -> None:
     """Above, accuracy by kind of question; below, by the number of frames at test time."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
-    for axes, tokens in zip(above.subplots(1, 2, sharey=True), (True, False), strict=True):
-        for shift, (module, title) in enumerate(MODULES.items()):
-            found = [
-                accuracy(results, module=module, frame_tokens=tokens, frames=TRAIN_FRAMES, kind=kind) for kind in KINDS
-            ]
-            places = [i + (shift - 1) * 0.2 for i in range(len(KINDS))]
-            axes.errorbar(places, [e.value for e in found], _spread(found), fmt="o", capsize=3, label=title)
-        axes.axhline(50, color="gray", linestyle=":", linewidth=1)
-        axes.set_xticks(range(len(KINDS)), KINDS)
-        axes.set(title=f"{'with' if tokens else 'without'} frame tokens, {TRAIN_FRAMES} frames", ylim=(40, 102))
-        axes.grid(axis="y", alpha=0.3)
-    above.axes[0].set_ylabel("right, % (95%)")
-    above.axes[1].legend(frameon=False, loc="lower left")
-    for axes, kind in zip(below.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
-        for (module, title), colour in zip(MODULES.items(), ("C0", "C1", "C2"), strict=True):
-            for tokens, style in ((True, "-"), (False, "--")):
+    with chart_style():
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+        for axes, tokens in zip(above.subplots(1, 2, sharey=True), (True, False), strict=True):
+            for shift, (module, title) in enumerate(MODULES.items()):
                 found = [
-                    accuracy(results, module=module, frame_tokens=tokens, frames=count, kind=kind)
-                    for count in TEST_FRAMES
+                    accuracy(results, module=module, frame_tokens=tokens, frames=TRAIN_FRAMES, kind=kind)
+                    for kind in KINDS
                 ]
-                label = title if tokens else f"{title}, no frame tokens"
-                axes.errorbar(
-                    *(TEST_FRAMES, [e.value for e in found], _spread(found)),
-                    **{"linestyle": style, "color": colour, "marker": ".", "capsize": 2, "label": label},
-                )
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(TEST_FRAMES, TEST_FRAMES)
-        axes.axhline(50, color="gray", linestyle=":", linewidth=1)
-        axes.set(title=kind, xlabel="frames at test time")
-        axes.grid(axis="y", alpha=0.3)
-    below.axes[0].set_ylabel("right, % (95%)")
-    below.axes[0].legend(frameon=False, fontsize=7, loc="lower right")
-    figure.savefig(file, dpi=110)
+                places = [i + (shift - 1) * 0.2 for i in range(len(KINDS))]
+                axes.errorbar(places, [e.value for e in found], _spread(found), fmt="o", capsize=3, label=title)
+            axes.axhline(50, color="gray", linestyle=":")
+            axes.set_xticks(range(len(KINDS)), KINDS)
+            axes.set(title=f"{'with' if tokens else 'without'} frame tokens, {TRAIN_FRAMES} frames", ylim=(30, 103))
+            axes.grid(axis="y", alpha=0.3)
+        above.axes[0].set_ylabel("right, % (95%)")
+        above.axes[1].legend(frameon=False, loc="center left")
+        for axes, kind in zip(below.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
+            for (module, title), colour in zip(MODULES.items(), ("C0", "C1", "C2"), strict=True):
+                for tokens, style in ((True, "-"), (False, "--")):
+                    found = [
+                        accuracy(results, module=module, frame_tokens=tokens, frames=count, kind=kind)
+                        for count in TEST_FRAMES
+                    ]
+                    label = title if tokens else f"{title}, no frame tokens"
+                    axes.errorbar(
+                        *(TEST_FRAMES, [e.value for e in found], _spread(found)),
+                        **{"linestyle": style, "color": colour, "marker": ".", "capsize": 2, "label": label},
+                    )
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(TEST_FRAMES, TEST_FRAMES)
+            axes.axhline(50, color="gray", linestyle=":")
+            axes.set(title=kind, xlabel="frames at test time")
+            axes.grid(axis="y", alpha=0.3)
+        below.axes[0].set_ylabel("right, % (95%)")
+        below.legend(*below.axes[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="outside lower center")
+        figure.savefig(file, dpi=110)
 
 
 def _spread(found: list[Estimate]) -> list[list[float]]:
