@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What the three temporal modules of the paper keep of time, on clips in which time decides the answer.
 
-    python examples/ablate_temporal.py          # 18 tiny Valleys, into outputs/ablate_temporal; run again, it goes on
+    python examples/ablate_temporal.py          # 18 tiny Valleys, 100 minutes of CPU for two cores; again, it goes on
     python examples/ablate_temporal.py --fast   # the same in a minute, too short to learn anything
 
 Lamps in a grid of 4 x 4 go on and off. Which of two comes first (order), which is on for longer (duration), whether
