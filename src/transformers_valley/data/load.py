@@ -7,13 +7,13 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from datasets import Dataset, Features, IterableDataset, concatenate_datasets, interleave_datasets
 
 from .decode import visuals_of
 from .files import check_file, read_records
@@ -335,8 +335,49 @@ def _is_in(position: int, positions: np.ndarray) -> bool:
     return place < len(positions) and positions[place] == position
 
 
+def load_converted(
+    files: Sequence[str | os.PathLike], media_root: Media, features: Features, convert: Callable[[Any, Any], dict]
+) -> Dataset:
+    """
+    Read files of records that are not training rows, such as preferences: `convert(record, folders)` makes a row of
+    each, without the columns `id` and `source`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if there are no records, or `convert` refuses one; it names file, position and reason.
+    """
+    for file in files:
+        check_file(file)
+    stamps = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]  # another cache when one changes
+    arguments = {"files": [os.path.abspath(file) for file in files], "folders": as_folders(media_root)}
+    arguments |= {"convert": convert, "stamps": stamps}
+    try:
+        return Dataset.from_generator(_iter_converted, features, gen_kwargs=arguments)
+    except Exception as error:
+        raise (error.__cause__ or error) from None
+
+
+def _iter_converted(
+    files: list[str], folders: dict[str, str], convert: Callable[[Any, Any], dict], stamps: list
+) -> Iterator[dict[str, Any]]:
+    count = 0
+    for file in files:
+        source = os.path.splitext(os.path.basename(file))[0]
+        for position, record in enumerate(read_records(file)):
+            if isinstance(record, ValueError):
+                raise record
+            try:
+                row = convert(record, folders)
+            except ValueError as error:
+                raise ValueError(f"{file}, record {position}: {error}") from error
+            yield row | {"id": str(record.get("id", f"{source}:{position}")), "source": source}
+            count += 1
+    if not count:
+        raise ValueError(f"There are no rows in {files}.")
+
+
 def _records_of(source: Source, streaming: bool = False) -> Iterator[Any]:
     return read_data_set(source, streaming) if source.path is None else read_records(source.path)
 
 
-__all__ = ["FEATURES", "Media", "iter_records", "iter_source", "load_rows", "missing_paths"]
+__all__ = ["FEATURES", "Media", "iter_records", "iter_source", "load_converted", "load_rows", "missing_paths"]

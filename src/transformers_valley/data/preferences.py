@@ -6,15 +6,13 @@ rows whose last turn is the better answer, with the worse one beside it.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from .files import check_file, read_records
 from .formats import to_row
-from .load import Media
-from .media import as_folders
+from .load import Media, load_converted
 from .rows import FEATURES, check_text, describe, fill_features
 
 
@@ -40,15 +38,7 @@ def load_preferences(files: Sequence[str | os.PathLike], media_root: Media = Non
         FileNotFoundError: if a file is missing.
         ValueError: if there are no records, or one is not a preference; it names file, position and reason.
     """
-    for file in files:
-        check_file(file)
-    folders = as_folders(media_root)
-    arguments = {"files": [os.path.abspath(file) for file in files], "folders": folders}
-    stamps = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]  # another cache when one changes
-    try:
-        return Dataset.from_generator(_iter_rows, PREFERENCE_FEATURES, gen_kwargs={**arguments, "stamps": stamps})
-    except Exception as error:
-        raise (error.__cause__ or error) from None
+    return load_converted(files, media_root, PREFERENCE_FEATURES, _filled_preference)
 
 
 def to_preference(record: Mapping[str, Any], media_root: Media = None) -> dict[str, Any]:
@@ -92,22 +82,8 @@ def _answer(value: Any, name: str) -> str:
     return check_text(value, f"`{name}`")
 
 
-def _iter_rows(files: list[str], folders: dict[str, str], stamps: list) -> Iterator[dict[str, Any]]:
-    count = 0
-    for file in files:
-        source = os.path.splitext(os.path.basename(file))[0]
-        for position, record in enumerate(read_records(file)):
-            if isinstance(record, ValueError):
-                raise record
-            try:
-                row = to_preference(record, folders)
-            except ValueError as error:
-                raise ValueError(f"{file}, record {position}: {error}") from error
-            name = str(record.get("id", f"{source}:{position}"))
-            yield fill_features(row | {"id": name, "source": source})
-            count += 1
-    if not count:
-        raise ValueError(f"There are no rows in {files}.")
+def _filled_preference(record: Mapping[str, Any], folders: Media) -> dict[str, Any]:
+    return fill_features(to_preference(record, folders))
 
 
 __all__ = ["PREFERENCE_FEATURES", "load_preferences", "to_preference"]

@@ -6,17 +6,15 @@ reads, with what is shown in its column `images`.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
 from .decode import visuals_of
-from .files import check_file, read_records
 from .formats import to_row
 from .formats.question_answer import by_letter, chosen_letter
-from .load import Media
-from .media import as_folders
+from .load import Media, load_converted
 from .rows import CLIP_SETTINGS, FEATURES, describe
 
 
@@ -52,15 +50,7 @@ def load_questions(files: Sequence[str | os.PathLike], media_root: Media = None)
         FileNotFoundError: if a file is missing.
         ValueError: if there are no records, or one is not a question with choices; it names file, position and reason.
     """
-    for file in files:
-        check_file(file)
-    folders = as_folders(media_root)
-    arguments = {"files": [os.path.abspath(file) for file in files], "folders": folders}
-    stamps = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]  # another cache when one changes
-    try:
-        return Dataset.from_generator(_iter_rows, QUESTION_FEATURES, gen_kwargs={**arguments, "stamps": stamps})
-    except Exception as error:
-        raise (error.__cause__ or error) from None
+    return load_converted(files, media_root, QUESTION_FEATURES, to_question)
 
 
 def to_question(record: Mapping[str, Any], media_root: Media = None) -> dict[str, Any]:
@@ -98,23 +88,6 @@ def to_question(record: Mapping[str, Any], media_root: Media = None) -> dict[str
         "choices": [{"letter": letter, "text": text} for letter, text in choices.items()],
         "answer": chosen_letter(record["answer"], choices),
     }
-
-
-def _iter_rows(files: list[str], folders: dict[str, str], stamps: list) -> Iterator[dict[str, Any]]:
-    count = 0
-    for file in files:
-        source = os.path.splitext(os.path.basename(file))[0]
-        for position, record in enumerate(read_records(file)):
-            if isinstance(record, ValueError):
-                raise record
-            try:
-                row = to_question(record, folders)
-            except ValueError as error:
-                raise ValueError(f"{file}, record {position}: {error}") from error
-            yield row | {"id": str(record.get("id", f"{source}:{position}")), "source": source}
-            count += 1
-    if not count:
-        raise ValueError(f"There are no rows in {files}.")
 
 
 __all__ = ["QUESTION_FEATURES", "load_questions", "to_question"]
