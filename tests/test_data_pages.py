@@ -70,6 +70,7 @@ def asked(monkeypatch):
     asked = []
     hub = SimpleNamespace(
         create_repo=lambda repo, **options: asked.append(repo) or "page",
+        repo_info=lambda repo, **options: SimpleNamespace(private=True),
         create_commit=lambda repo, operations, **options: asked.extend(one.path_in_repo for one in operations),
         upload_folder=lambda **options: asked.append(options["folder_path"].name),
     )
@@ -151,8 +152,8 @@ def test_the_page_about_packing(place, asked, monkeypatch):
     row = {"video": "clip.mp4", "question": "What happens?", "answer": "It moves."}
     (place / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 3))
     (place / "big.jsonl").write_text("\n".join([json.dumps(row | {"video": str(place / "clip.mp4")})] * 64))
-    for name in ("hf_hub_download", "snapshot_download"):
-        monkeypatch.setattr(mixtures, name, lambda *args, **options: str(place / "packed"))
+    monkeypatch.setattr(mixtures, "hf_hub_download", lambda repo, name, **options: str(place / "packed" / name))
+    monkeypatch.setattr(mixtures, "snapshot_download", lambda *args, **options: str(place / "packed"))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     walk(PACK)
     assert asked == ["owner/name", "README.md", "packed", "owner/name", "README.md", "llava.json"]
