@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Everything that waits for a GPU, in one command of at most eight minutes: the tests, and the speed at 7B and 13B.
+"""Everything that waits for a GPU, in one command of at most ten minutes: the tests, and the speed at 7B and 13B.
 
     python benchmarks/on_gpu.py                       # on one H100 or H200; writes outputs/on_gpu/on_gpu.{json,md}
     python benchmarks/on_gpu.py --wheels FOLDER       # without a network, with the packages that lack from a folder
@@ -91,7 +91,17 @@ def tests(scale: Scale) -> Cases:
 def run_tests(device: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rs", f"--junitxml={report}", "tests/test_gpu.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "gpu",
+            "-v",
+            "-rs",
+            f"--junitxml={report}",
+            "tests/test_gpu.py",
+        ]
         environment = os.environ | {"VALLEY_TEST_DEVICE": device}
         lines = []
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -179,11 +189,68 @@ def answer(index: int, scale: Scale) -> Cases:
         yield case, partial(run, "Valley", frames, cache_implementation="static")
 
 
+BITS = {"bfloat16": (16, {}), "8 bits": (8, {"load_in_8bit": True}), "4 bits": (4.5, {"load_in_4bit": True})}
+
+
+def fewer_bits(scale: Scale) -> Cases:
+    """Memory and speed of a checkpoint that bitsandbytes loads in fewer bits: only the decoder's matrices change."""
+    import common
+    import generation
+
+    model = generation.build_valley(scale.sizes[0])
+    names = [name for name, part in model.named_parameters() if ".language_model.layers." in name and part.ndim == 2]
+    counts = {name: part.numel() for name, part in model.named_parameters()}
+    matrices = sum(counts[name] for name in names)
+    rest = 2 * (sum(counts.values()) - matrices)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        del model
+        gc.collect()
+        common.forget_peak()
+        found = {}
+        for name, (bits, options) in BITS.items():
+            expected = (matrices * bits / 8 + rest) / 2**30  # four bits have a scale of 32 for 64 weights
+            run = partial(run_bits, scale, folder, options, expected, found)
+            yield f"{name}, {scale.sizes[0]}, {scale.frames[0]} frames", run
+
+
+def run_bits(scale: Scale, folder: str, options: dict, expected: float, found: dict) -> list[Row]:
+    import common
+    import generation
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    if options and not importlib.util.find_spec("bitsandbytes"):
+        return [Row("skipped", note="bitsandbytes is not installed")]
+    if options:
+        left = ["model.vision_tower", "model.multi_modal_projector", "model.temporal_module", "lm_head"]
+        quantization = BitsAndBytesConfig(**options, llm_int8_skip_modules=left, bnb_4bit_compute_dtype=common.DTYPE)
+        options = {"quantization_config": quantization}
+    start = time.perf_counter()
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=common.DTYPE, device_map=str(common.DEVICE), **options
+    )
+    common.synchronize()
+    seconds = time.perf_counter() - start
+    frames = scale.frames[0]
+    pixels = torch.randn(1, frames, 3, 224, 224, dtype=common.DTYPE, device=common.DEVICE)
+    inputs = generation.prompt(generation.tokens_of("Valley", frames)) | {"pixel_values_videos": pixels}
+    held = model.get_memory_footprint() / 2**30
+    result = generation.measure(model, inputs)
+    full = found.setdefault("bfloat16", result)
+    return [
+        Row("s to load", seconds),
+        Row("GiB of weights", held, "arithmetic", expected),
+        Row("s to the first token", result.first, "bfloat16", full.first),
+        Row("tokens/s after it", result.rate, "bfloat16", full.rate),
+    ]
+
+
 RECIPES = {  # file and optimizer
     "stage 1": ("stage1_align", "adamw_torch_fused"),
     "stage 2, LoRA": ("stage2_lora", "adamw_torch_fused"),
-    "stage 2, whole, 8-bit AdamW": ("stage2_instruct", "adamw_bnb_8bit"),  # 77 GiB, as estimated for 7B
-    "stage 2, whole": ("stage2_instruct", "adamw_torch_fused"),  # 115 GiB
+    "stage 2, whole, 8-bit AdamW": ("stage2_instruct", "adamw_bnb_8bit"),  # 65 GiB for 7B
+    "stage 2, whole": ("stage2_instruct", "adamw_torch_fused"),  # 102 GiB
 }
 
 
@@ -260,12 +327,13 @@ def estimate_gib(flags: dict[str, object], num_frames: int, text_tokens: int) ->
     return memory.total(found.recompute) / GIB
 
 
-SECTIONS = {  # and seconds that each may take, less than eight minutes in all
-    "tests": (tests, 110),
+SECTIONS = {  # and seconds that each may take, less than ten minutes in all
+    "tests": (tests, 180),
     "limits": (limits, 20),
     "tower": (tower, 30),
-    "answer_7b": (partial(answer, 0), 115),
-    "answer_13b": (partial(answer, 1), 70),
+    "answer_7b": (partial(answer, 0), 90),
+    "answer_13b": (partial(answer, 1), 60),
+    "fewer_bits": (fewer_bits, 80),
     "training": (training, 115),
 }
 
@@ -336,8 +404,8 @@ def start_section(name: str, arguments: argparse.Namespace) -> list[dict]:
 
 
 def search_path(*folders: Path) -> str:
-    """What `PYTHONPATH` has to be, so that this checkout is measured."""
-    return os.pathsep.join([*map(str, folders), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    """What `PYTHONPATH` has to be, so that this checkout is measured, and no wheel of it."""
+    return os.pathsep.join([str(ROOT / "src"), *map(str, folders), os.environ.get("PYTHONPATH", "")])
 
 
 def describe_machine(dry_run: bool) -> dict[str, str]:

@@ -483,6 +483,41 @@ def test_what_the_docs_say_a_recipe_takes(row):
     assert rows / found.rows_per_step * step / 3600 == pytest.approx(float(hours), rel=0.03)
 
 
+@pytest.mark.slow
+def test_steps_on_a_gpu_took_what_is_estimated(tmp_path):
+    """Those of the page on speed, which `benchmarks/on_gpu.py` measured with 7 billion weights on an H200."""
+    text = LlamaConfig(max_position_embeddings=65536, vocab_size=32006)
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
+    )
+    ValleyConfig(vision_config=vision, text_config=text).save_pretrained(tmp_path)
+    recipes = {
+        "stage 1": ("stage1_align", "adamw_torch_fused"),
+        "stage 2, LoRA": ("stage2_lora", "adamw_torch_fused"),
+        "stage 2, AdamW in 8 bits": ("stage2_instruct", "adamw_bnb_8bit"),
+        "stage 2": ("stage2_instruct", "adamw_torch_fused"),
+    }
+
+    def gibibytes(name, rows, text, **more):
+        file, optimizer = recipes[name]
+        flags = dict(config=CONFIGS / f"{file}.yaml", model_name_or_path=tmp_path, vision_model_name_or_path="")
+        flags |= dict(optim=optimizer, per_device_train_batch_size=rows) | more
+        argv = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
+        found = estimate(*read_recipe(argv), num_gpus=1, num_frames=8, text_tokens=text)
+        return found.memory["one GPU"].total(recompute=True) / GIB
+
+    rows = table("docs/explanation/speed_of_training.md", "recipe", "rows a step")
+    for (name, count, way, *padded), (_, _, other, *packed) in zip(rows[::2], rows[1::2], strict=True):
+        assert (way, other) == ("padded", "packed")
+        for (*_, took, expected), text_tokens in ((padded, 448), (packed, 256)):
+            found = gibibytes(name, count, text_tokens)
+            assert found == pytest.approx(float(expected), abs=0.06)
+            assert found == pytest.approx(float(took), rel=0.03)
+    assert [name for name, *_ in rows[::2]] == list(recipes)
+    # Gradients of the batch before lie beside the copies that autocast makes of all weights.
+    assert gibibytes("stage 2", 4, 448, gradient_accumulation_steps=2) > found + 10
+
+
 @functools.cache
 def estimate_fine_tuning(quantized):
     flags = ["--config", str(CONFIGS / "fine_tune_lora.yaml"), *JOINED, "lmsys/vicuna-7b-v1.5"]

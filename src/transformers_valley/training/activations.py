@@ -20,7 +20,14 @@ class Step(NamedTuple):
     recompute_flops: float
 
 
-def count_step(model: nn.Module, rows: int, num_frames: int, text_tokens: int, autocast: bool = False) -> Step:
+def count_step(
+    model: nn.Module,
+    rows: int,
+    num_frames: int,
+    text_tokens: int,
+    autocast: bool = False,
+    accumulates: bool = False,
+) -> Step:
     """
     One step on rows of one clip each, with the loss on half of the text, as TRL's fused head computes it.
 
@@ -31,6 +38,8 @@ def count_step(model: nn.Module, rows: int, num_frames: int, text_tokens: int, a
             Of the batch.
         autocast (`bool`, *optional*, defaults to `False`):
             Whether matrices are multiplied in 16 bits whatever the dtype of the weights.
+        accumulates (`bool`, *optional*, defaults to `False`):
+            Whether gradients of an earlier batch are there while this one goes forward.
 
     Raises:
         ValueError: if the decoder is a mixture of experts.
@@ -71,7 +80,10 @@ def count_step(model: nn.Module, rows: int, num_frames: int, text_tokens: int, a
     if head.weight.requires_grad:  # its gradient is summed in float32
         fused += (6 if head.weight.element_size() == 2 else 4) * head.weight.numel()
     kept = once + casts + layers * tokens * layer + max(fused, passing)
-    recomputed = once + layers * tokens * wide * hidden + max(fused, tokens * layer + max(passing, casts))
+    # Autocast keeps its copies until the forward pass ends, when there are no gradients yet, which are larger. What is
+    # recomputed has those of one layer.
+    beside = casts if accumulates else casts / layers
+    recomputed = once + layers * tokens * wide * hidden + max(fused, tokens * layer + max(passing, beside))
 
     # Two operations per weight and token forward, two for gradients of activations, two for those of weights.
     matrices, trained = (sum(w.numel() for w in weights.values() if w.requires_grad >= only) for only in (0, 1))

@@ -147,7 +147,7 @@ def estimate(
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in learnt)
     own_states = sum(p.numel() * _state_bytes(training_args.optim.value, p.dtype) for p in learnt)
-    step = count_step(model, rows, num_frames, text_tokens, autocast=half)
+    step = count_step(model, rows, num_frames, text_tokens, half, accumulated > 1)
     # DDP copies gradients into buckets (torch: DistributedDataParallel, `gradient_as_bucket_view`).
     buckets = gradients if num_gpus > 1 else 0
     stored = _bytes(model, model_args)
