@@ -22,17 +22,13 @@ from yaml import YAMLError
 
 from ..configuration_valley import ValleyConfig
 from ..paper_data import PAPER_DATA, TrainingData
-from ..whole_files import read_json
+from ..whole_files import GENERATED, is_generated, read_json
 
 
 logger = logging.get_logger(__name__)
 
 VERSIONS = {"mean": "v1", "importance": "v2", "transformer": "v3"}  # of the temporal module, in the paper
 
-_MARK = (
-    "<!-- Written by transformers_valley, which replaces this file as long as this line stands here. Delete the line "
-    "when you write in the file yourself. -->"
-)
 _FACTS = re.compile(r"^<!-- Facts: (.*) -->$", re.MULTILINE)
 # What `push_to_hub` and PEFT put into the Hub's template, in its metadata and its text.
 _FILLED_METADATA = re.compile(r"(base_model|library_name|pipeline_tag|tags):.*|- .*")
@@ -66,7 +62,7 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
     path = Path(folder) / "README.md"
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
-        if _MARK not in text.splitlines() and not _is_empty_template(text):
+        if not is_generated(text) and not _is_empty_template(text):
             logger.warning(
                 f"{path} is kept: it is not a card of this function and no empty template, so a person may have "
                 "written in it. Move it away to have a card written, or take what you need from "
@@ -227,7 +223,7 @@ def build_model_card(
         **{
             **facts,
             "title": title,
-            "mark": _MARK,
+            "mark": GENERATED,
             # "-->" would end the comment; JSON may spell ">" otherwise.
             "facts": json.dumps(_given(facts)).replace(">", "\\u003e"),
             "adapter": adapter,
