@@ -54,7 +54,7 @@ def test_missing_file_has_no_records(file):
 
 def test_json_that_is_cut_off_is_an_error_that_says_so(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps([{"question": "q"}] * 100)[:500])
-    with pytest.raises(ValueError, match=r"half.json is not valid JSON .*; 500 bytes.*cut off"):
+    with pytest.raises(ValueError, match=r"half.json is not valid JSON .*; 500 bytes.*truncated"):
         read_json(tmp_path / "half.json")
 
 

@@ -2,7 +2,7 @@
 """Rows to packed rows: each clip is decoded once, by all cores or many machines, and never for training again.
 
 In go rows of [`load_rows`]; out come the Parquet files of `frames.py`. Each appears whole or not at all, and its bytes
-depend on the rows and the settings alone, so that a run that was killed goes on where it was, and parts of it may be
+depend on the rows and the settings alone, so that a run that was killed resumes where it was, and parts of it may be
 run anywhere.
 """
 
@@ -159,7 +159,7 @@ def _run(work: functools.partial, shards: Sequence[int], workers: int) -> Iterat
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "A process that packs was killed, most often for lack of memory: run the same command again with "
-                "fewer workers, it goes on. `valley data check` finds a clip that kills its reader."
+                "fewer workers: it resumes. `valley data check` finds a clip that kills its reader."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -19,7 +19,7 @@ class RecordWriter:
 
     Args:
         path (path):
-            The file; a torn last line in it is cut off.
+            The file; a torn last line is removed.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -59,7 +59,7 @@ def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
                 break
             raise ValueError(
                 f"{path}, line {number} is damaged ({error}). Delete this line and run the same command again: what "
-                "it held is done anew."
+                "it held is done again."
             ) from None
     return records
 
@@ -85,7 +85,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not JSON, cut off for instance; it names the file and the place.
+        ValueError: if it is not valid JSON, for example truncated; it names the file and the place.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -95,7 +95,7 @@ def read_json(path: str | os.PathLike) -> Any:
         size = Path(path).stat().st_size
         reason = "it is empty" if size == 0 else str(error)
         raise ValueError(
-            f"{path} is not valid JSON ({reason}; {size} bytes). Was it cut off? Download it again."
+            f"{path} is not valid JSON ({reason}; {size} bytes). Is it truncated? Download it again."
         ) from None
 
 

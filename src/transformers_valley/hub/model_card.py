@@ -76,7 +76,8 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
 
 def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    What [`write_model_card`] was told when it wrote the card in a folder, and results added to its metadata since.
+    The facts that [`write_model_card`] was given when it wrote the card in a folder, and results added to the
+    metadata since.
 
     Nothing if there is no card, another wrote it, or it cannot be read, of which a warning tells: a card is not a
     reason to stop a training run.
@@ -130,12 +131,12 @@ def build_model_card(
             Which `other` licence, and where it is written.
         base_models (`list[str]`, *optional*):
             What it was made from: vision and language model, or the Valley checkpoint it was tuned from. An adapter's
-            is read from `adapter_config.json`. Ids of the Hub go into the metadata; of a path the last part is told.
+            is read from `adapter_config.json`. Hub ids go into the metadata; of a path only the last part is shown.
         converted_from (`str`, *optional*):
-            Checkpoint of another layout that these weights were converted from. Of a path the last part is told.
+            Checkpoint of another layout that these weights were converted from. Of a path only the last part is shown.
         datasets (`list[str | TrainingData]`, *optional*):
             What it was trained on. A name or Hub id of the paper's sets (`PAPER_DATA`) brings its row with it. Of a
-            path the last part is told.
+            path only the last part is shown.
         training (`dict`, *optional*):
             Rows of the table of training settings, name to value, in their order.
         eval_results (`list[EvalResult]`, *optional*):
@@ -269,7 +270,7 @@ def _training_data(entry: str | TrainingData) -> TrainingData:
 
 
 def short_name(name: str | os.PathLike) -> str:
-    """An id of the Hub as it is; of a path, here or on another machine, the last part: folders are told to nobody."""
+    """A Hub id as it is; of a path only the last component, so that cards do not reveal directory names."""
     name = str(name)
     if _is_hub_id(name):
         return name

@@ -25,7 +25,7 @@ from ...whole_files import claim_folder, disk_full_errors, whole_file
 from .captions import Caption, read_captions
 
 
-CHUNK = 20_000  # captions between two points that a killed run goes on from
+CHUNK = 20_000  # captions between two points that a killed run can resume from
 FEWEST_PHRASES = 0.5  # of a caption on average: fewer mean that the language or the pipeline is wrong
 # LLaVA's eleven brief instructions, of clips (haotian-liu/LLaVA, dvlab-research/LLaMA-VID). The first is that of the
 # record in the paper's appendix B.1.
@@ -70,7 +70,7 @@ def select_captions(
     """
     Choose captions, and write them as records.
 
-    What is found of phrases is kept in `OUTPUT.phrases` until all is done: a run that was killed goes on.
+    Phrases are kept in `OUTPUT.phrases` until all is done: a run that was killed resumes.
 
     Args:
         file (`str`):
