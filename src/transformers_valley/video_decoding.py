@@ -438,7 +438,7 @@ def _count_lost(shown: list[int | None], name: str) -> int:
 def _to_tensor(picture: Any, name: str) -> torch.Tensor:
     """Turns a picture in any form, or a uint8 array of one frame, into a uint8 tensor (3, H, W)."""
     if isinstance(picture, np.ndarray):
-        picture = np.ascontiguousarray(picture)  # torch knows no negative strides
+        picture = np.require(picture, requirements=("C", "W"))  # torch takes no negative strides, and warns of others
     elif not isinstance(picture, torch.Tensor):
         picture = np.array(load_image(picture))
     picture = torch.as_tensor(picture).cpu()
