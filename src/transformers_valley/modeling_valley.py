@@ -487,7 +487,7 @@ class ValleyVisualModel(ValleyPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Vision tower over chunks of frames, so that its activations do not grow with the number of frames.
 
-        What the chunks hold beyond `num_frames` frames is encoded and cut off.
+        What the chunks hold beyond `num_frames` frames is encoded and discarded.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states

@@ -6,7 +6,7 @@
                                          inode and times
 
 SETTINGS stands for the tower, its weights, the processor and the precision, CONTENT for the bytes of the file and the
-part of it that is shown. Both are hashes, so that what changes is made anew. Files appear whole, by renaming, so that
+part of it that is shown. Both are hashes, so that what changes is redone. Files appear whole, by renaming, so that
 several processes and runs can share a folder.
 """
 
@@ -73,7 +73,7 @@ class FeatureCache:
         folder (`str`):
             Where they are kept; made if need be.
         model ([`ValleyModel`]):
-            Whose vision tower is frozen.
+            With a frozen vision tower.
         processor ([`ValleyProcessor`]):
             Of the model.
         autocast (`torch.dtype`, *optional*):
@@ -310,7 +310,9 @@ def _read(path: Path) -> torch.Tensor:
         with safe_open(path, "pt") as file:
             return file.get_tensor("features")
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and start again, it will be made anew.") from error
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and start again: it will be computed again."
+        ) from error
 
 
 __all__ = ["FeatureCache", "cache_vision_features"]
