@@ -1,21 +1,26 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Requests per second and latency of `valley serve`, against `transformers serve`, on one checkpoint in one run.
+"""Requests per second and latency of `valley serve`, `transformers serve` and vLLM, on one checkpoint in one run.
 
-    python benchmarks/serving.py                         # both servers, 1 and 8 clients, text and clips
+    python benchmarks/serving.py                         # all servers, 1 and 8 clients, text and clips
     python benchmarks/serving.py --only valley --requests 64
+
+vLLM is `valley serve --engine vllm`. Where it is not installed it is left out, and the run says so.
 
 Each client asks its next question when it has the answer to its last one. Every answer has 32 tokens; of a clip, which
 travels inside the request, 8 frames are taken. "clips" are all different, "one clip" is the same for everybody.
 Weights are random: speed does not depend on what they say. On a GPU the language model has 7 billion weights, on a CPU
-60 million. Both servers run all the time and take turns, so that a drifting machine hits both.
+60 million. The servers run all the time and take turns, so that a drifting machine hits all of them.
 """
 
 import argparse
 import base64
 import contextlib
 import http.client
+import importlib.util
 import itertools
 import json
+import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -28,7 +33,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from common import DTYPE, ON_GPU, build, parts
+from common import DEVICE, DTYPE, ON_GPU, build, parts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -41,10 +46,18 @@ from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor,
 
 
 NEW_TOKENS, FRAMES, QUESTION_WORDS = 32, 8, 24
-START_SECONDS = 300
-SERVERS = {
-    "valley": "from valley_cli.app import app; app()",
-    "transformers": "import transformers_valley; from transformers.cli.transformers import app; app()",
+START_SECONDS = 600
+VALLEY = ["-m", "valley_cli", "serve"]
+# As docs/how-to/serve_a_checkpoint.md says it: the command has to know the model.
+PLAIN = ["-c", "import transformers_valley; from transformers.cli.transformers import app; app()", "serve"]
+DEVICE_OPTIONS = ["--device", DEVICE.type]
+# By itself vLLM takes nearly all memory, in which the others have to live, too, and starts with the longest clips.
+VLLM_OPTIONS = f"""--max-model-len 4096 --limit-mm-per-prompt '{{"video": {{"count": 1, "num_frames": {FRAMES}}}}}' """
+VLLM_OPTIONS += "--gpu-memory-utilization 0.4" if ON_GPU else "--kv-cache-memory-bytes 2G"
+SERVERS = {  # what Python runs, and its options
+    "valley": (VALLEY, ["--engine", "transformers", *DEVICE_OPTIONS]),
+    "transformers": (PLAIN, DEVICE_OPTIONS),
+    "vllm": (VALLEY, ["--engine", "vllm", "--vllm-args", VLLM_OPTIONS]),
 }
 KINDS = ("text", "clips", "one clip")
 NUMBERS = itertools.count()  # no question and no clip comes twice, unless it is meant to
@@ -92,10 +105,11 @@ def running(name: str, checkpoint: Path) -> Iterator[int | None]:
     """The port of a server, or `None` where it cannot start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    device = "cuda" if ON_GPU else "cpu"
-    options = ["serve", str(checkpoint), "--host", "127.0.0.1", "--port", str(port), "--device", device]
+    words, options = SERVERS[name]
+    command = [sys.executable, *words, str(checkpoint), "--host", "127.0.0.1", "--port", str(port), *options]
     with open(checkpoint / f"{name}.log", "w+") as log:
-        process = subprocess.Popen([sys.executable, "-c", SERVERS[name], *options], stdout=log, stderr=log)
+        # In a session of its own: vLLM starts processes, which end with it.
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + START_SECONDS
             while process.poll() is None and time.monotonic() < deadline:
@@ -109,10 +123,11 @@ def running(name: str, checkpoint: Path) -> Iterator[int | None]:
                     error = ask(port, make_request("clips", next(NUMBERS)))
             if error is None:
                 log.seek(0)
-                print(f"{name} serve could not start and is left out: {log.read().strip().splitlines()[-1:]}")
+                print(f"{name} could not start and is left out: {log.read().strip().splitlines()[-1:]}")
             yield None if error is None else port
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -143,6 +158,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=16, help="of 8 clients; a single one asks a quarter of them")
     parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns; their median counts")
     arguments = parser.parse_args()
+    if "vllm" in arguments.only and importlib.util.find_spec("vllm") is None:
+        arguments.only.remove("vllm")
+        print("vLLM is not installed and is left out.")
     print(f"{'requests':10}{'clients':>8}  {'server':14}{'per second':>12}{'median':>10}  ratios")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         write_checkpoint(Path(folder))

@@ -49,10 +49,14 @@ def started(command: list[str], log: Path, url: str | None = None, **env: str):
     """Runs a server and gives its process and its address, which it prints itself unless it is given."""
     with open(log, "w") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **env}
+            [sys.executable, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            start_new_session=True,  # it ends with the processes that it starts
         )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while True:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             ready = re.search(r"^Ready at (\S+/v1)\. ", log.read_text(), re.MULTILINE)
@@ -66,8 +70,14 @@ def started(command: list[str], log: Path, url: str | None = None, **env: str):
                     break
             time.sleep(0.2)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 """Benchmarks run to their end, and count right: what they measure is nobody's business here."""
 
 import argparse
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -69,6 +69,13 @@ def test_sections_that_do_more_than_train_print_their_rows(section, training, ca
 
 
 # --- on_gpu.py ---
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_servers_that_are_not_installed_are_left_out(load, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["serving.py", "--only", "vllm"])
+    load("serving").main()
+    assert "vLLM is not installed and is left out." in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -4,23 +4,16 @@
 import importlib.util
 import json
 import os
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import typer
-import yaml
 from typer.testing import CliRunner
 
 from transformers_valley.checkpoint import find_checkpoint
 from transformers_valley.vllm_plugin import command
 from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, STOP_VARIABLE
 from valley_cli.app import app
-
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def options_of(words):
@@ -111,19 +104,6 @@ def test_vllm_is_chosen_where_it_is_installed_beside_a_gpu(monkeypatch):
 def test_engine_vllm_says_what_is_missing(checkpoint):
     result = CliRunner().invoke(app, ["serve", checkpoint, "--engine", "vllm"])
     assert result.exit_code == 1 and 'pip install "transformers-valley[vllm]"' in result.output
-
-
-def test_the_container_runs_a_command_that_parses():
-    text = (ROOT / "compose.yaml").read_text()
-    service = yaml.safe_load(re.sub(r"\$\{\w+(:-(.*?)|:\?.*?)\}", r"\2", text))["services"]["valley"]
-    (entrypoint,) = re.findall(r"^ENTRYPOINT (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    program, name, *words = [*json.loads(entrypoint), *service["command"]]
-    assert program == "valley"
-    context = typer.main.get_command(app).commands[name].make_context(name, words)
-    assert context.params["engine"] == "vllm" and context.params["host"] == "0.0.0.0"
-    assert context.params["vllm_args"] == "--max-model-len 4096"
-    assert service["read_only"] and service["user"] != "0:0" and service["cap_drop"] == ["ALL"]
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_options_of_vllm_need_its_engine(checkpoint):

@@ -7,21 +7,18 @@ import gc
 import io
 import json
 import os
-import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from clips import write_clip
+from loads import put_load
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from servers import free_port, started
 from tiny import tiny_processor, tiny_tokenizer, tiny_valley
 
 from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor
@@ -229,33 +226,23 @@ def test_frames_of_a_caller_are_taken_as_they_are(place):
 
 
 @pytest.fixture(scope="module")
-def client(place):
-    """An OpenAI client of `valley serve --engine vllm`; its checkpoint has a position table and a stop string."""
-    from openai import OpenAI
-
+def served(place):
+    """`valley serve --engine vllm`: process and address. Its checkpoint has a position table and a stop string."""
     folder = shutil.copytree(place / "table", place / "served")
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**settings, "stop_strings": ["no such string"]}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "valley_cli", "serve", str(folder), "--engine", "vllm"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["--vllm-args", "--max-model-len 1024 --enforce-eager --api-key key"]
-    with open(place / "server.log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="key", max_retries=0)
-        for _ in range(300):
-            with contextlib.suppress(Exception):
-                client.models.list()
-                break
-            assert server.poll() is None, (place / "server.log").read_text()[-4000:]
-            time.sleep(1)
-        yield client
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+    port = free_port()
+    command = ["-m", "valley_cli", "serve", str(folder), "--engine", "vllm", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--vllm-args", "--max-model-len 1024 --enforce-eager --api-key key"]
+    with started(command, place / "server.log", f"http://127.0.0.1:{port}/v1") as (process, url):
+        yield process, url
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    from openai import OpenAI
+
+    return OpenAI(base_url=served[1], api_key="key", max_retries=0)
 
 
 def ask(client, chat, **options):
@@ -348,32 +335,14 @@ def test_damaged_images_and_wrong_keys(place, client):
         client.with_options(api_key="other").models.list()
 
 
-def test_500_requests_of_8_clients_some_of_which_give_up(place, client):
-    """Nothing is lost, nothing mixed up, and memory stays what it is after the first hundred."""
+def test_500_requests_of_8_clients_some_of_which_give_up(place, client, served):
     chats = prompts(place)
-    expected = [decode(place, ids) for _, ids in generate(place / "table", chats)]
-
-    def one(number):
-        random = np.random.default_rng(number)
-        which = int(random.integers(len(chats)))
-        if random.random() < 0.1:
-            options = {"model": "served", "messages": chats[which], "max_tokens": NEW_TOKENS, "stream": True}
-            with client.chat.completions.create(**options) as stream:
-                next(iter(stream), None)
-            return True
-        return ask(client, chats[which]) == expected[which]
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(one, range(100)))
-        before = resident(client)
-        assert all(pool.map(one, range(100, 500)))
-    assert resident(client) < before + 200 * 2**20
-
-
-def resident(client):
-    """Bytes of the server's process, as it tells Prometheus."""
-    metrics = client._client.get(str(client.base_url).replace("/v1/", "/metrics")).text
-    return float(re.search(r"^process_resident_memory_bytes (.*)", metrics, re.MULTILINE)[1])
+    contents = [
+        (chat[0]["content"], decode(place, ids))
+        for chat, (_, ids) in zip(chats, generate(place / "table", chats), strict=True)
+    ]
+    damaged = clip_at(DAMAGED)[0]["content"]
+    put_load(client, served[0], contents, damaged, "Cannot read video", model="served", max_tokens=NEW_TOKENS)
 
 
 def test_the_server_lives_after_all_that(place, client):
