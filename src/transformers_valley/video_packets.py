@@ -148,6 +148,9 @@ class Clip:
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoDecodeError(self.name, "it has no video stream.")
+        if self.container.format.name == MOV and any(s.disposition & Disposition.dependent for s in streams):
+            reason = "it is a photo stored in tiles (HEIC), which FFmpeg gives one by one. Convert it to JPEG or PNG."
+            raise VideoDecodeError(self.name, reason)
         best = self.container.streams.best("video")
         stream = next((s for s in streams if s is best), streams[0])
         if stream.codec_context is None:
