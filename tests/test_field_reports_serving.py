@@ -11,16 +11,24 @@ import copy
 import io
 import json
 import re
+import socket
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
 from chats import chat, image, video
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import nn
 from transformers import pipeline
 
-from transformers_valley.serving.engine import Engine
+import transformers_valley.serving.engine as engine_module
+import transformers_valley.serving.server as server_module
+from transformers_valley.serving.engine import Engine, read_prompt
+from transformers_valley.serving.requests import ImageBlock, RequestError, VideoBlock
 from transformers_valley.serving.server import Service, build_app
 
 
@@ -268,3 +276,64 @@ def test_projector_need_not_be_a_linear_layer(model, prompt, kind):
     expected = model(**prompt).logits
     model.model.multi_modal_projector = kind(model.model.multi_modal_projector)
     torch.testing.assert_close(model(**prompt).logits, expected)
+
+
+# Clients that read slowly, and clips that nobody waits for ---------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system waits for readers as long as they live"
+)
+def test_client_that_stops_reading_ends_its_answer_and_holds_up_nobody(_tiny, monkeypatch):
+    monkeypatch.setattr(server_module, "STALLED_SECONDS", 1)
+    model, processor = _tiny
+    service = Service(Engine(model, processor, max_batch=1), processor, "valley")
+    listener = server_module._bind("127.0.0.1", 0)
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(build_app(service), log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    body = json.dumps({**ask("Who?"), "stream": True, "max_tokens": 4000, "logit_bias": {"50": 100}}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: "
+    with socket.socket() as slow, socket.socket() as quick:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(listener.getsockname())
+        slow.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        slow.recv(100)
+        quick.settimeout(20)
+        quick.connect(listener.getsockname())
+        body = json.dumps(ask("Who?")).encode()
+        quick.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        assert quick.recv(100).startswith(b"HTTP/1.1 200")  # after the other one, of which 4000 tokens take longer
+    assert service.tokens["generated"] < 2000
+    server.should_exit = True
+    thread.join(10)
+    service.engine.close()
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_read_of_a_request_is_not_kept_until_its_answer_is(server, clip, stream, monkeypatch):
+    """A clip may have 256 MiB as a `data:` URL and 150 MB as pixels, and a client hours to read the answer."""
+    answers = []
+    whole = Engine.submit
+    monkeypatch.setattr(Engine, "submit", lambda self, answer: (answers.append(answer), whole(self, answer)))
+    url = f"data:video/mp4;base64,{base64.b64encode(Path(clip).read_bytes()).decode()}"
+    response = server.post(CHAT, json=ask([video(url), picture("PNG")], stream=stream))
+    assert response.status_code == 200, response.text
+    assert all(block.image_url.url == "" for block in answers[0].request.blocks(ImageBlock))
+    assert all(block.video_url.url == "" for block in answers[0].request.blocks(VideoBlock))
+    for _ in range(100):
+        if not answers[0].prompt.visuals:
+            break
+        time.sleep(0.05)
+    assert not answers[0].prompt.visuals
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_clip_that_takes_too_long_or_that_nobody_waits_for_is_not_decoded(_tiny, clip, is_gone, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_READ_SECONDS", 60 if is_gone else -1)
+    messages = [{"role": "user", "content": [{"type": "video", "video": clip}]}]
+    reason = "nobody waits" if is_gone else "it takes longer than -1 seconds to decode. Give a part"
+    with pytest.raises(RequestError, match=f"Cannot read video 'the clip': {reason}"):
+        read_prompt(_tiny[1], messages, {clip: "the clip"}, {}, lambda: is_gone)

@@ -17,6 +17,7 @@ import transformers_valley
 PACKAGE = Path(transformers_valley.__file__).parent
 # A module imports only from lower floors, and never a neighbour on its own.
 FLOORS = [
+    {"video_interrupts"},
     {
         "endpoint",
         "paper_data",
@@ -40,6 +41,7 @@ FLOORS = [
 MODEL_FILES = [
     "configuration_valley",
     "modeling_valley",
+    "video_interrupts",
     "video_sources",
     "video_cropping",
     "video_packets",

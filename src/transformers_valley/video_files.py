@@ -217,6 +217,7 @@ class _Decoder:
     def feed(self, packet: Any, skippable: bool = False) -> None:
         import av
 
+        self.clip.stop_if_told()
         place = self._locate(packet)
         self.clip.encrypted |= packet is not None and packet.has_sidedata("encryption_info")
         self.clip.codec.skip_frame = "NONREF" if skippable and self.can_skip else "DEFAULT"

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .video_cropping import Cropping, read_matroska_cropping, read_mov_cropping
-from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError
+from .video_interrupts import CHECK
+from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError, check_animation
 
 
 __all__ = ["FLOAT32_ERROR", "LARGEST_STEP_BACK", "TIMES_KEPT", "Clip", "Timeline"]
@@ -59,6 +60,7 @@ class Clip:
 
     def __init__(self, source: str | SharedFile, name: str):
         self.source, self.name = source, name
+        self.why_stop = CHECK.get()
         self.container = self.file = None
         try:
             self.open()
@@ -119,6 +121,7 @@ class Clip:
         if not self.can_open_again():
             return None
         clip = Clip(self.source, self.name)
+        clip.why_stop = self.why_stop  # this may be another thread
         clip.seek(0)  # Matroska reads its index at the first seek
         clip.indexed, clip.delay = self.indexed, self.delay
         clip.first_key, clip.leading_shown = self.first_key, self.leading_shown
@@ -145,6 +148,9 @@ class Clip:
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoDecodeError(self.name, "it has no video stream.")
+        if self.container.format.name == MOV and any(s.disposition & Disposition.dependent for s in streams):
+            reason = "it is a photo stored in tiles (HEIC), which FFmpeg gives one by one. Convert it to JPEG or PNG."
+            raise VideoDecodeError(self.name, reason)
         best = self.container.streams.best("video")
         stream = next((s for s in streams if s is best), streams[0])
         if stream.codec_context is None:
@@ -167,11 +173,21 @@ class Clip:
             for count, packet in enumerate(self.container.demux(self.stream)):
                 if count > MAX_PACKETS:
                     raise VideoDecodeError(self.name, f"it has more than {MAX_PACKETS} packets.")
+                self.stop_if_told()
                 if packet.size:  # an empty packet would end the decoder's work
                     yield packet
         except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end of a file that gained a stream
             logger.debug("%s: reading ends early: %s", self.name, error)
         self._raise_read_error()
+
+    def stop_if_told(self) -> None:
+        """Ends the work on the clip where somebody gives a reason, see [`interrupted_by`].
+
+        Raises:
+            VideoDecodeError: says it.
+        """
+        if reason := self.why_stop():
+            raise VideoDecodeError(self.name, reason)
 
     def _raise_read_error(self) -> None:
         if isinstance(self.file, _FileForFFmpeg) and self.file.error is not None:
@@ -430,6 +446,8 @@ class Timeline:
             last = info if last is None or info.pts >= last.pts else last
         if last is None:
             return None
+        if clip.container.format.name == "gif":  # each of its pictures builds on the one before
+            check_animation(len(times), clip.stream.width, clip.stream.height, clip.name)
         times = np.sort(np.frombuffer(times, dtype=np.int64))
         if times[0] < key.pts:
             clip.first_key, clip.leading_shown = key.pts, clip.shows_leading(key.pts)

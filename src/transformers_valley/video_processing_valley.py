@@ -23,6 +23,7 @@ from .video_decoding import (
     sample_video,
     use_one_thread_in_forks,
 )
+from .video_interrupts import CHECK
 from .video_sources import check_picture_size, is_frame, unwrap_segment
 
 
@@ -190,7 +191,8 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         threads = self._count_threads(kwargs)
         options = self._loading_options(kwargs) | {"num_threads": max(1, threads // len(clips))}
         load = partial(self._load_clip, rule=self._sampling_rule(kwargs), options=options, kwargs=kwargs)
-        with ThreadPoolExecutor(min(threads, len(clips))) as pool:  # decoders work outside Python's lock
+        interrupts = {"initializer": CHECK.set, "initargs": (CHECK.get(),)}
+        with ThreadPoolExecutor(min(threads, len(clips)), **interrupts) as pool:  # decoders work outside Python's lock
             try:
                 loaded = list(pool.map(load, clips, metadata))
             except BaseException:

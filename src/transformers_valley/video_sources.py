@@ -26,6 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from .video_interrupts import CHECK
+
 
 __all__ = [
     "MAX_PIXELS",
@@ -34,6 +36,7 @@ __all__ = [
     "SharedFile",
     "VideoDecodeError",
     "VideoSegment",
+    "check_animation",
     "check_picture_size",
     "download_video",
     "is_frame",
@@ -52,6 +55,7 @@ LOCAL_ADDRESSES_VARIABLE = "VALLEY_ALLOW_LOCAL_ADDRESSES"
 MAX_PIXELS = 8192 * 8192  # of one picture; a header may claim more than any memory holds
 MAX_SIDES_RATIO = 100  # of a picture's longer side to its shorter one, which is scaled to that of the model
 MAX_PICTURES = 10_000  # of an animated picture
+MAX_ANIMATION_PIXELS = 2**33  # of all its pictures: each is made from the one before, however few bytes it has
 MAX_NAME = 200  # characters of a source in a message: base64 has no end
 
 # What counts as a picture, by Pillow's names. No others are opened: some start programs, such as EPS.
@@ -565,6 +569,8 @@ def _pictures_in(file: str | BinaryIO, name: str, stack: contextlib.ExitStack) -
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
         image = None
+    if image is not None:
+        check_picture_size(*image.size, name)
     if image is None or image.format in _VIDEO_FORMATS:
         if not isinstance(file, str):
             file.seek(0)
@@ -576,16 +582,16 @@ def _pictures_from_image(image: Any, name: str) -> Pictures:
     """A still, or an animation: each of its pictures builds on the one before, so the image stays open."""
     seconds = []
     with lock_of(image), pillow_errors(name):
-        first, end = _find_animation(image)
-        if end - first > MAX_PICTURES:
-            raise ValueError(f"it has {end - first} pictures; the limit is {MAX_PICTURES}")
+        first, end = _find_animation(image, name)
         for index in range(first, end) if end - first > 1 else ():
+            _stop_if_told(name)
             _go_to(image, index)
             image.load()
             seconds.append((image.info.get("duration") or 100) / 1000)
 
     def load(i: int) -> Any:
         with lock_of(image), pillow_errors(name):
+            _stop_if_told(name)
             if seconds:
                 _go_to(image, first + i)
             return to_rgb(image, name)
@@ -603,23 +609,33 @@ def _go_to(image: Any, index: int) -> None:
     image.seek(index)
 
 
-def _find_animation(image: Any) -> tuple[int, int]:
+def _find_animation(image: Any, name: str) -> tuple[int, int]:
     """The first picture of an animation, and where they end; (0, 1) for a still, whatever else is in its file.
 
     A phone's JPEG has a second lens or a gain map behind it, a TIFF a thumbnail, an APNG perhaps a picture for those
     who do not know animations before it.
     """
-    count = getattr(image, "n_frames", 1)
-    if count == 1 or image.format == "MPO":
-        return 0, 1
     if image.format == "TIFF":
-        sizes = set()
-        for index in range(count):
-            image.seek(index)
-            sizes.add(image.size)
+        sizes = []
+        with contextlib.suppress(EOFError):
+            while len(sizes) <= MAX_PICTURES:  # their number is known once all have been looked at
+                image.seek(len(sizes))
+                sizes.append(image.size)
         image.seek(0)
-        return (0, count) if len(sizes) == 1 else (0, 1)
+        count = len(sizes) if len(set(sizes)) == 1 else 1
+    else:
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count == 1:
+        return 0, 1
+    if count > MAX_PICTURES:
+        raise VideoDecodeError(name, f"it has more than {MAX_PICTURES} pictures.")
+    check_animation(count, *image.size, name)
     return int(bool(getattr(image, "default_image", False))), count
+
+
+def _stop_if_told(name: str) -> None:
+    if reason := CHECK.get()():
+        raise VideoDecodeError(name, reason)
 
 
 def _is_pil(value: Any) -> bool:
@@ -663,6 +679,18 @@ def check_picture_size(width: int, height: int, name: str) -> None:
         raise VideoDecodeError(name, f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}.")
     if max(width, height) > MAX_SIDES_RATIO * min(width, height):
         raise VideoDecodeError(name, f"of {width}x{height} pixels one side is over {MAX_SIDES_RATIO} times the other.")
+
+
+def check_animation(count: int, width: int, height: int, name: str) -> None:
+    """Refuses animated pictures that take minutes: all of their pictures are decoded, whichever are wanted.
+
+    Raises:
+        VideoDecodeError: says how many pictures of which size there are, and the limit.
+    """
+    check_picture_size(width, height, name)
+    if count * width * height > MAX_ANIMATION_PIXELS:
+        reason = f"{count} pictures of {width}x{height} pixels are more than the limit of {MAX_ANIMATION_PIXELS}."
+        raise VideoDecodeError(name, reason)
 
 
 @contextlib.contextmanager

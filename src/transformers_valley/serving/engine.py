@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..answer_text import AnswerText
 from ..processing_valley import ValleyProcessor
+from ..video_interrupts import MAX_READ_SECONDS, interrupted_by, time_limit
 from ..video_sources import MAX_PIXELS, PICTURE_FORMATS, VideoDecodeError, load_image
 from .requests import ChatRequest, RequestError, too_long
 
@@ -55,7 +56,13 @@ class Prompt:
     visuals: dict[str, list[tuple[bytes, torch.Tensor]]]
 
 
-def read_prompt(processor: ValleyProcessor, chat: list[dict], names: dict[str, str], sampling: dict) -> Prompt:
+def read_prompt(
+    processor: ValleyProcessor,
+    chat: list[dict],
+    names: dict[str, str],
+    sampling: dict,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Prompt:
     """
     Decodes and tokenizes a chat.
 
@@ -64,24 +71,27 @@ def read_prompt(processor: ValleyProcessor, chat: list[dict], names: dict[str, s
         chat (`list[dict]`): messages whose visuals are files and `data:` URLs. Images are replaced by pixels.
         names (`dict[str, str]`): what the client calls each file.
         sampling (`dict`): for the processor.
+        is_over (callable, *optional*): whether nobody waits for it any more, so that decoding ends.
 
     Raises:
         RequestError: anything is wrong with them.
     """
+    in_time = time_limit(MAX_READ_SECONDS)
     try:
         pixels = 0
         for message in chat:
             for block in message["content"]:
                 if block["type"] == "image":
                     pixels += _shrink_image(block, processor.image_processor, names, pixels)
-        inputs = processor.apply_chat_template(
-            chat,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=sampling,
-        )
+        with interrupted_by(lambda: "nobody waits for it." if is_over() else in_time()):
+            inputs = processor.apply_chat_template(
+                chat,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs=sampling,
+            )
     # A `VideoDecodeError` is a `ValueError`.
     except (ValueError, TypeError, OverflowError, TemplateError) as error:
         message = str(error)
@@ -326,6 +336,8 @@ class Engine:
                 begin = time.monotonic()
                 self._write(self._running)
                 self._last_size, self._last_seconds = len(self._running), time.monotonic() - begin
+                for answer in self._running:  # a client may take hours to read the answer, and a clip be 150 MB
+                    answer.prompt = Prompt(answer.prompt.ids, {})
                 self._running = []
 
     def _gather(self) -> None:

@@ -267,6 +267,13 @@ class ChatRequest(_Checked):
         """The content blocks of one class."""
         return [block for message in self.messages for block in message.content if isinstance(block, kind)]
 
+    def forget_media(self) -> None:
+        """Lets go of the addresses, once they are read: a `data:` URL may have 256 MiB."""
+        for block in self.blocks(ImageBlock):
+            block.image_url.url = ""
+        for block in self.blocks(VideoBlock):
+            block.video_url.url = ""
+
     def check_cost(self, processor: ValleyProcessor, context_length: int) -> None:
         """Refuses what cannot fit into the context before it is opened, and shares the rest of it among the clips.
 

@@ -46,6 +46,7 @@ except ModuleNotFoundError as error:
 __all__ = ["Service", "build_app", "serve"]
 
 STOP_SECONDS = 5  # that answers have to end after Ctrl-C
+STALLED_SECONDS = 60  # after which a client that reads nothing of its answer is gone
 LATENCIES = (0.1, 0.3, 1, 3, 10, 30, 100)  # seconds: bounds of the histogram
 CLIENT_GONE = 499  # nginx's word for it; nobody reads the response
 
@@ -85,7 +86,7 @@ class Service:
             raise RequestError(
                 "The request is not a valid JSON object with Content-Type: application/json.", status=422
             )
-        request = parse_request(kind, await http.body(), self.engine.context_length, self.engine.vocabulary_size)
+        request = parse_request(kind, await _read_body(http), self.engine.context_length, self.engine.vocabulary_size)
         self._check_model(request.model)
         if request.stream and (beams := self.engine.model.generation_config.num_beams or 1) > 1:
             reason = f"The checkpoint searches with {beams} beams, and their answer is known at its end alone."
@@ -122,11 +123,12 @@ class Service:
             if answer.is_over:
                 return
             chat, names = self.access.fetch(request, scratch)
+            request.forget_media()
             with self.engine.expecting(), lock:
                 if answer.is_over:
                     return
                 sampling = request.chat_template_kwargs.model_dump(exclude_none=True)
-                answer.prompt = read_prompt(processor, chat, names, sampling)
+                answer.prompt = read_prompt(processor, chat, names, sampling, lambda: answer.is_over)
                 self.engine.submit(answer)
 
     async def _pieces(self, answer: Answer, queue: asyncio.Queue) -> AsyncIterator[str]:
@@ -164,6 +166,11 @@ class Service:
         return "\n".join(
             [*lines, f"valley_request_seconds_sum {self.seconds:.3f}", f"valley_request_seconds_count {total}\n"]
         )
+
+
+async def _read_body(http: "Request") -> bytes:
+    """As `http.body()`, which would keep it until the answer is read."""
+    return b"".join([piece async for piece in http.stream()])
 
 
 async def _while_connected(http: "Request", work: Awaitable) -> None:
@@ -416,6 +423,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STALLED_SECONDS)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"Cannot listen at {host}:{port}: {reason}. Choose another --host or --port.") from error

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..video_decoding import SamplingRule
+from ..video_interrupts import MAX_READ_SECONDS, interrupted_by, time_limit
 from ..video_processing_valley import ValleyVideoProcessor
 
 
@@ -57,7 +58,8 @@ def read_clip(
         given = options.get("max_frames") or processor.max_frames
         options["max_frames"] = min(given or most_frames + 1, most_frames + 1)
     segment = {name: options.pop(name) for name in ("start", "end") if name in options}
-    sampled = processor.sample({"bytes": data, **segment}, **options)
+    with interrupted_by(time_limit(MAX_READ_SECONDS)):
+        sampled = processor.sample({"bytes": data, **segment}, **options)
     about = {name: sampled.metadata.get(name) for name in ("total_num_frames", "fps", "duration", "frames_indices")}
     # A server's frames are those that the model sees: nothing samples them again.
     about |= {"timestamps": sampled.timestamps, "video_backend": "valley", "do_sample_frames": False}
