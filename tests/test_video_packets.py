@@ -249,7 +249,7 @@ def test_a_clip_that_is_cut_off(suffix, folder, tmp_path):
     data = Path(whole).read_bytes()
     path = tmp_path / f"cut.{suffix}"
     path.write_bytes(data[: len(data) * 6 // 10])
-    with pytest.raises(VideoDecodeError, match=r"cut off: \d.\d of its 3.6 seconds are there. on_error='partial'"):
+    with pytest.raises(VideoDecodeError, match=r"truncated: \d.\d of its 3.6 seconds are there. on_error='partial'"):
         sample_video(path, fps=5)
     sampled = sample_video(path, fps=5, on_error="partial")
     assert [read_number(frame) for frame in sampled.frames] == list(range(0, 90, 5))[: len(sampled.frames)]

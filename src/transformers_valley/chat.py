@@ -2,7 +2,7 @@
 """`VideoChat`: several turns about clips and images; what the model has read once is not read again.
 
 Questions go in, answers come out. A second question about a clip costs its own few words: the clip is neither decoded
-nor encoded again, and the keys and values of everything before stay in the cache.
+nor encoded again, and the KV cache of all earlier turns is kept.
 """
 
 from collections.abc import Callable

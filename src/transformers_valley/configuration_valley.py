@@ -174,7 +174,7 @@ class ValleyConfig(PreTrainedConfig):
         return (self.vision_config if self.temporal_space == "vision" else self.text_config).hidden_size
 
     def validate_vision_config(self):
-        """Refuse vision models that are no plain vision transformer."""
+        """Refuse vision models that are not plain vision transformers."""
         if self.vision_config is None:
             return
         needed = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")

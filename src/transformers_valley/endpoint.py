@@ -96,7 +96,7 @@ class Endpoint:
         base_url (`str`, *optional*):
             Such as `http://localhost:8000/v1`; OpenAI's own by default.
         api_key (`str`, *optional*):
-            By default the environment variable `OPENAI_API_KEY`; servers of one's own need none. It is written
+            By default the environment variable `OPENAI_API_KEY`; your own servers need none. It is written
             nowhere.
         cache (path, *optional*):
             SQLite file of the replies; without one they are kept in memory only.

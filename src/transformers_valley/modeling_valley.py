@@ -487,7 +487,7 @@ class ValleyVisualModel(ValleyPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Vision tower over chunks of frames, so that its activations do not grow with the number of frames.
 
-        What the chunks hold beyond `num_frames` frames is encoded and cut off.
+        What the chunks hold beyond `num_frames` frames is encoded and discarded.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -1122,8 +1122,11 @@ def _compare_logits(model: PreTrainedModel, text: PreTrainedModel, expected: tor
     reason = None
     try:
         logits = _ask_for_logits(model)
-        if logits is not None and not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2):
-            reason = f"logits of text are off by {(logits - expected).abs().max():.2g}"
+        if logits is not None:
+            # Kernels may differ, as embeddings and a mask are given: in 16 bits, 32 layers are off by some percent.
+            tolerance = 0.01 if text.dtype == torch.float32 else 0.1
+            if (off := (logits - expected).abs().mean() / expected.abs().mean()) > tolerance:
+                reason = f"logits of text are off by {off:.1%}"
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it does not read embeddings instead of token ids ({error})"
     if reason:

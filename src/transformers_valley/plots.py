@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 __all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "WRONG", "chart_style", "place_legend"]
 
-# The palette of Okabe and Ito, told apart by colour-blind people, too. Each series has a marker besides.
+# The palette of Okabe and Ito, which colour-blind people can distinguish. Each series has a marker besides.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 INK, FAINT, WRONG = "#262626", "#6b6b6b", COLOURS[1]

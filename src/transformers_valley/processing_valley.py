@@ -23,7 +23,7 @@ from .video_processing_valley import ValleyVideoProcessor, ValleyVideoProcessorK
 from .video_sources import load_image
 
 
-# The paper's prompt (Section 4.3), for processors that are made anew: a checkpoint brings its own.
+# The paper's prompt (Section 4.3), for new processors: a checkpoint brings its own.
 _TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 
 
@@ -421,7 +421,7 @@ def _is_chat(conversation: Any) -> bool:
 
 
 def _read_messages(chat: Any) -> list[dict]:
-    """The messages of a chat as dicts of one's own, without empty keys."""
+    """Copies of the messages of a chat as dicts, without empty keys."""
     messages = []
     for message in map(_as_dict, getattr(chat, "messages", chat)):
         message = {key: value for key, value in message.items() if value is not None}

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """How a container crops its pictures: the clean aperture of MOV and MP4 (`clap`), PixelCrop of Matroska and WebM.
 
-Input: a file with such a header. Output: the pixels to cut off. FFmpeg reads them too, but its program alone applies
+Input: a file with such a header. Output: the pixels to crop. FFmpeg reads them too, but its program alone applies
 them, and PyAV does not hand them out.
 """
 
@@ -20,7 +20,7 @@ MAX_STORED = 2**16  # pixels of a side
 SEGMENT, TRACKS, TRACK, TRACK_TYPE, VIDEO, CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0x83, 0xE0, 0x1F43B675
 PIXEL_CROP = (0x54CC, 0x54BB, 0x54DD, 0x54AA)  # left, top, right, bottom
 
-Cropping = tuple[int, int, int, int]  # pixels to cut off: left, top, right, bottom
+Cropping = tuple[int, int, int, int]  # pixels to crop: left, top, right, bottom
 Part = tuple[bytes | int, int, int]  # name, where its content begins, where it ends
 NOTHING: Cropping = (0, 0, 0, 0)
 

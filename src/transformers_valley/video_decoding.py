@@ -126,7 +126,7 @@ def sample_video(
         transform (callable, *optional*): instead of `size`, what to do with each frame as it leaves the decoder,
             uint8 (3, H, W) to uint8 (3, h, w). Large frames never pile up. Called from several threads.
         on_error (`str`, *optional*, defaults to `"raise"`): what damage leads to. `"raise"`: an error if a wanted
-            frame is damaged, or the file is cut off before a wanted time. `"partial"`: the good frames, one warning
+            frame is damaged, or the file is truncated before a wanted time. `"partial"`: the good frames, one warning
             for the clip, and `num_lost`.
         num_threads (`int`, *optional*): decoders that may work side by side on a file. By default
             `available_threads()`, and fewer where pictures are large or the work is small.
@@ -438,7 +438,7 @@ def _count_lost(shown: list[int | None], name: str) -> int:
 def _to_tensor(picture: Any, name: str) -> torch.Tensor:
     """Turns a picture in any form, or a uint8 array of one frame, into a uint8 tensor (3, H, W)."""
     if isinstance(picture, np.ndarray):
-        picture = np.ascontiguousarray(picture)  # torch knows no negative strides
+        picture = np.require(picture, requirements=("C", "W"))  # torch takes no negative strides, and warns of others
     elif not isinstance(picture, torch.Tensor):
         picture = np.array(load_image(picture))
     picture = torch.as_tensor(picture).cpu()
@@ -484,7 +484,7 @@ def _sample_file(
             timeline = Timeline.read(clip, rule.num_frames is not None, assume)
             missing = _seconds_missing(clip, timeline, rule)
             if missing and on_error == "raise":
-                raise VideoDecodeError(name, f"it is cut off: {missing}.", "on_error='partial' takes what is there.")
+                raise VideoDecodeError(name, f"it is truncated: {missing}.", "on_error='partial' takes what is there.")
             ticks = _wanted_ticks(timeline, rule, name)
             buffer = FrameBuffer(len(ticks), transform, name)
             known = clip.in_order, clip.false_keyframes
@@ -501,7 +501,7 @@ def _sample_file(
             raise VideoDecodeError(name, reason, "on_error='partial' leaves them out.")
         frames = buffer.finish(shown)
         if missing:
-            logger.warning("%s is cut off: %s.", name, missing)
+            logger.warning("%s is truncated: %s.", name, missing)
         kept = [pts for pts in shown if pts is not None]
         times = [timeline.seconds(pts) for pts in kept]
         rate = clip.rate and float(clip.rate)

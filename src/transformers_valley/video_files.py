@@ -432,7 +432,7 @@ def _split(clip: Clip, ticks: list[int], num_threads: int) -> list[list[int]]:
 
 
 def _decode_in_order(clip: Clip, ticks: list[int], buffer: FrameBuffer, timeline: Timeline) -> list[int | None]:
-    """Decodes from the beginning until the last picture wanted; pictures are told by counting."""
+    """Decodes from the beginning until the last wanted frame; frames are identified by their index."""
     numbers = [max(0, bisect.bisect_right(timeline.shown, tick) - 1) for tick in ticks]
     first_slot = {number: slot for slot, number in reversed(list(enumerate(numbers)))}
     good, convert = set(), _Converter(clip, buffer)
@@ -482,7 +482,7 @@ class _SparseReader:
             packet = next(self.packets, None)
             if packet is None:
                 if not self.known or max(self.known) < self.last:
-                    return None  # the file goes on, but cannot be read
+                    return None  # the file continues, but cannot be read
                 break
             self._append(packet)
             if packet.is_keyframe:

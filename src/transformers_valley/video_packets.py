@@ -264,7 +264,7 @@ class Clip:
     def declared_seconds(self) -> float | None:
         """Gives how long the header says it lasts, if it does."""
         seconds = float((self.stream.duration or 0) * self.stream.time_base)
-        if self.stream.frames and self.stream.average_rate:  # FFmpeg shortens the duration of an AVI that is cut off
+        if self.stream.frames and self.stream.average_rate:  # FFmpeg shortens the duration of a truncated AVI
             seconds = max(seconds, float(self.stream.frames / self.stream.average_rate))
         return seconds or (self.container.duration or 0) / 10**6 or None
 
@@ -454,7 +454,7 @@ class Timeline:
             decoded.add(frame.dts)
             lasts = frame.duration or step
         if not shown.times:
-            reason = "it is encrypted." if clip.encrypted else "no frame could be decoded; it is cut off or damaged."
+            reason = "it is encrypted." if clip.encrypted else "no frame could be decoded; it is truncated or damaged."
             raise VideoDecodeError(clip.name, reason)
         # AVI mixes up when pictures are shown that come out of order, and only their decoding has a sensible time.
         times = (decoded if shown.mended and not decoded.mended else shown).times

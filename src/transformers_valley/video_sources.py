@@ -96,7 +96,7 @@ class VideoSegment:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is given, but for the source."""
+        """The arguments except the source."""
         values = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Writes files and folders that appear whole or not at all, and explains full disks and corrupt JSON files.
+"""Writes files and folders that appear whole or not at all, belong to one run, and replace nothing of a person.
 
-Input: bytes, or a block that fills a folder. Output: the complete file or folder, or an error and nothing.
+Input: bytes, or a block that fills a folder. Output: the complete file or folder, or an error that explains it, and
+nothing.
 """
 
 import contextlib
@@ -11,13 +12,20 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 # safetensors, tokenizers and torch do not raise an OSError when the disk or a quota is full.
 _DISK_FULL = re.compile(r"os error (28|122)\b|unexpected pos|iostream error|PytorchStreamWriter failed writing")
+
+
+# A line of generated Markdown.
+GENERATED = (
+    "<!-- Written by transformers_valley, which replaces this file as long as this line stands here. Delete the line "
+    "when you write in the file yourself. -->"
+)
 
 
 class DiskFullError(OSError):
@@ -150,4 +158,61 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-__all__ = ["DiskFullError", "disk_full_errors", "read_json", "whole_file", "whole_folder", "write_whole"]
+def is_generated(text: str) -> bool:
+    """Whether a text is a file that this library wrote, and in which no person says to have written."""
+    return GENERATED in text.splitlines()
+
+
+def claim_folder(file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequence[str] = ()) -> None:
+    """
+    Keep a folder to one run: write its settings there, or compare with those that stand there.
+
+    Args:
+        file (path):
+            Such as `run.json` in the folder, which is made.
+        settings (`dict`):
+            Of the run, as JSON can hold them.
+        ignored (`list[str]`, *optional*):
+            Keys at the top that may differ, such as the date.
+
+    Raises:
+        ValueError: if the settings there differ; it names those that do, with both values.
+    """
+    file, settings = Path(file), json.loads(json.dumps(settings))
+    if not file.exists():
+        write_whole(file, (json.dumps(settings, indent=1) + "\n").encode())
+        return
+    found = read_json(file)
+    before, now = (dict(_flatten({k: v for k, v in each.items() if k not in ignored})) for each in (found, settings))
+    if differing := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
+        told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in differing[:20]]
+        raise ValueError(
+            f"{file.parent} holds another run: {'; '.join(told)}. Choose another output folder, or the settings of "
+            "that run. Nothing was changed there."
+        )
+
+
+def _brief(value: Any) -> str:
+    """A setting in a message: of a digest, its beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{32,64}", value) else repr(value)
+
+
+def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+__all__ = [
+    "GENERATED",
+    "DiskFullError",
+    "claim_folder",
+    "disk_full_errors",
+    "is_generated",
+    "read_json",
+    "whole_file",
+    "whole_folder",
+    "write_whole",
+]

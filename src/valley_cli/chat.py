@@ -30,7 +30,7 @@ EPILOG = examples(
 )
 
 HELP = """/show CLIP  show another clip, image, folder of images or URL
-/reset      begin anew
+/reset      start over
 /help       this list
 /quit       end"""
 

@@ -283,7 +283,7 @@ def filter_captions(
     settings = {"captions": found.captions, "noun phrases": found.phrases, "chosen": found.chosen}
     write_rows_card(output, file, command=command_of(context), settings=settings)
     if found.unread:
-        typer.echo(f"{found.unread} records are no captions. The first: {found.first_error}")
+        typer.echo(f"{found.unread} records are not captions. The first: {found.first_error}")
     typer.echo(
         f"{output}: {found.chosen} of {found.captions} captions. Of {found.phrases} noun phrases {found.rare} are too "
         f"rare, and {found.frequent} have more than {most} captions."
@@ -333,7 +333,7 @@ def build(
     for reason, count in built.reasons.most_common(5):
         typer.echo(f"  {count} times: {reason}")
     if built.unread:
-        typer.echo(f"{built.unread} records are no captions")
+        typer.echo(f"{built.unread} records are not captions")
     totals = endpoint.totals
     typer.echo(
         f"{output}: {built.rows.total()} rows, {built.rejected.total()} rejected; {totals.sent} requests were sent, "

@@ -20,7 +20,7 @@ EPILOG = examples(
 
 def evaluate(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; the same command goes on there.")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; the same command resumes there.")
     ],
     data: Annotated[
         list[Path] | None,
@@ -55,7 +55,7 @@ def evaluate(
             "meme_cap",
             "science_qa",
         ],
-        typer.Option(help="Whose questions they are."),
+        typer.Option(help="The benchmark that is asked."),
     ] = "own",
     media_root: Annotated[
         Path | None,

@@ -106,7 +106,7 @@ def _check_output(output: Path, clip: str) -> str:
     try:
         Image.new("RGB", (16, 16)).save(io.BytesIO(), picture_format)
     except (KeyError, OSError, ValueError) as error:  # unknown, read only, or not for colours
-        found = f"'{output.suffix}' is no format" if output.suffix else "no suffix names a format"
+        found = f"'{output.suffix}' is not a format" if output.suffix else "no suffix names a format"
         raise ValueError(f"Cannot write '{output}': {found} that Pillow writes; use .png, .jpg or .webp.") from error
     check_folder(output)
     if output.is_dir():

@@ -71,5 +71,5 @@ def test_a_clip_that_is_cut_off_is_taken_as_far_as_it_goes_where_asked(checkpoin
     (tmp_path / "clip.mkv").write_bytes(whole[: len(whole) // 2])
     show = f"/show {tmp_path}/clip.mkv\nWhat?\n"
     said = talk(checkpoint, text=show).stderr
-    assert "it is cut off" in said and "--on-error partial takes what is there" in said
+    assert "it is truncated" in said and "--on-error partial takes what is there" in said
     assert "frames from 0:00" in talk(checkpoint, "--on-error", "partial", text=show).stderr

@@ -162,9 +162,9 @@ def test_clips_that_cannot_be_read_give_one_line(folder):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("sheet.mp4", "Cannot write 'sheet.mp4': '.mp4' is no format that Pillow writes"),
+        ("sheet.mp4", "Cannot write 'sheet.mp4': '.mp4' is not a format that Pillow writes"),
         ("sheet", "Cannot write 'sheet': no suffix names a format that Pillow writes"),
-        ("sheet.xbm", "Cannot write 'sheet.xbm': '.xbm' is no format that Pillow writes"),
+        ("sheet.xbm", "Cannot write 'sheet.xbm': '.xbm' is not a format that Pillow writes"),
         ("none/sheet.png", "Cannot write 'none/sheet.png': there is no folder 'none'"),
         ("folder.png", "Cannot write 'folder.png': it is a folder"),
     ],

@@ -18,7 +18,7 @@ from transformers_valley.data.hub import home_of
 from transformers_valley.data.mixtures import as_sources, name_data_sets
 from transformers_valley.data.packing import pack
 from transformers_valley.evaluation import load_benchmark
-from transformers_valley.evaluation.records import claim
+from transformers_valley.whole_files import claim_folder
 from valley_cli.app import app
 
 
@@ -208,9 +208,9 @@ def test_a_run_is_of_one_commit(monkeypatch, tmp_path):
         settings = load_benchmark("own", name_data_sets([name])).describe()
         if name == "o/n@v2":
             with pytest.raises(ValueError, match="'revision': '1111.*now .*'revision': '2222"):
-                claim(tmp_path / "run.json", settings)
+                claim_folder(tmp_path / "run.json", settings)
         else:
-            claim(tmp_path / "run.json", settings)
+            claim_folder(tmp_path / "run.json", settings)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_half_of_the_answers_or_questions_is_an_error(tmp_path, lost):
     write_layout(tmp_path, "repackaged")
     file = tmp_path / f"test_{lost[0]}.json"
     write_json(file, json.loads(file.read_text())[:2])
-    with pytest.raises(ValueError, match=f"have no {'answer' if lost == 'answer' else 'question'}.*cut off"):
+    with pytest.raises(ValueError, match=f"have no {'answer' if lost == 'answer' else 'question'}.*truncated"):
         load_benchmark("msvd_qa", tmp_path, empty_clips(tmp_path / "clips", "clip_1_9.avi"))
 
 
@@ -245,7 +245,7 @@ def test_science_qa_cut_off_is_an_error_unless_wanted(tmp_path):
     problems = json.loads((data / "problems.json").read_text())
     write_json(data / "problems.json", dict(list(problems.items())[:40]))
     images = science_images(tmp_path)
-    with pytest.raises(ValueError, match="lacks 60 of the 100 questions of test. Is it cut off"):
+    with pytest.raises(ValueError, match="lacks 60 of the 100 questions of test. Is it truncated"):
         load_benchmark("science_qa", data, images)
     assert len(load_benchmark("science_qa", data, images, partial=True).samples) == 40
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from transformers_valley.evaluation.records import RecordWriter, claim, read_json, read_records, write_records
+from transformers_valley.evaluation.records import RecordWriter, read_json, read_records, write_records
+from transformers_valley.whole_files import claim_folder
 
 
 @pytest.fixture
@@ -53,17 +54,19 @@ def test_missing_file_has_no_records(file):
 
 def test_json_that_is_cut_off_is_an_error_that_says_so(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps([{"question": "q"}] * 100)[:500])
-    with pytest.raises(ValueError, match=r"half.json is not valid JSON .*; 500 bytes.*cut off"):
+    with pytest.raises(ValueError, match=r"half.json is not valid JSON .*; 500 bytes.*truncated"):
         read_json(tmp_path / "half.json")
 
 
 def test_folder_keeps_to_one_run(tmp_path):
     file = tmp_path / "run" / "run.json"
     settings = {"created": "today", "batch_size": 8, "generation": {"max_new_tokens": 8}, "files": [1]}
-    claim(file, settings, ("created",))
-    claim(file, {**settings, "created": "tomorrow"}, ("created",))
+    claim_folder(file, settings, ("created",))
+    claim_folder(file, {**settings, "created": "tomorrow"}, ("created",))
     with pytest.raises(ValueError) as caught:
-        claim(file, {**settings, "batch_size": 4, "generation": {"max_new_tokens": 9, "top_p": 1}}, ("created",))
+        claim_folder(
+            file, {**settings, "batch_size": 4, "generation": {"max_new_tokens": 9, "top_p": 1}}, ("created",)
+        )
     text = str(caught.value)
     for told in ("another run", "batch_size was 8, now 4", "max_new_tokens was 8, now 9", "top_p was None"):
         assert told in text

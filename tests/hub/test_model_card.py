@@ -352,7 +352,7 @@ def test_the_card_of_peft_is_replaced(adapter):
         TEMPLATE.replace("[More Information Needed]", "Mine.", 1).encode(),
         TEMPLATE.replace("[More Information Needed]", "- fast", 1).encode(),
         TEMPLATE.replace("library_name: peft", "license: mit").encode(),
-        module._MARK.join(["# How cards are written\n\nThey hold `", "`."]).encode(),
+        module.GENERATED.join(["# How cards are written\n\nThey hold `", "`."]).encode(),
     ],
     ids=["own", "of TRL, with words", "template, filled in", "a bullet", "metadata", "quotes the mark"],
 )

@@ -196,7 +196,7 @@ def test_damaged_clip_is_read_in_part_where_asked(refused, count_frames, tmp_pat
     whole = Path(write_clip(tmp_path / "whole.mkv", 90)).read_bytes()
     (tmp_path / "open" / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     block = video(tmp_path / "open" / "cut.mkv")
-    assert "it is cut off" in str(refused(block, fps=5))
+    assert "it is truncated" in str(refused(block, fps=5))
     assert count_frames(block, fps=5, on_error="partial") > 1
 
 

@@ -17,7 +17,10 @@ from tiny import tiny_valley
 from transformers import AutoModelForImageTextToText
 from trl import SFTConfig
 
+from transformers_valley.data import load_rows
 from transformers_valley.data.decode import BadSampleError
+from transformers_valley.data.frames import PackSettings
+from transformers_valley.data.packing import pack
 from transformers_valley.training import FeatureCache, ValleyDataCollator, cache_vision_features, features
 from transformers_valley.training.parameters import set_trainable
 
@@ -197,10 +200,10 @@ def test_features_that_vanish_are_named(cache, processor, media, records):
     cache.fill([rows])
     collator = ValleyDataCollator(processor)
     collator.features = cache
-    cache.path_of(("image", str(media / "picture.png"), ())).unlink()
+    cache.path_of(features._Source("image", str(media / "picture.png"))).unlink()
     with pytest.raises(ValueError, match="features of row '1' of 'rows' are not in .*Start again: what is missing"):
         collator([rows[1]])
-    path = cache.path_of(("video", str(media / "short.mp4"), ()))
+    path = cache.path_of(features._Source("video", str(media / "short.mp4")))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{path.name} is damaged .*delete it and start again"):
         collator([rows[0]])
@@ -245,10 +248,44 @@ def test_a_picture_of_equal_size_and_time_is_told_apart(cache, media):
 
 def test_an_emptied_stamp_is_no_name(cache, media):
     cache.fill([make_rows(media, [record("a", "picture.png")])])
-    path = cache.path_of(("image", str(media / "picture.png"), ()))
+    path = cache.path_of(features._Source("image", str(media / "picture.png")))
     (stamp,) = (cache.root / "files").rglob("*")
     stamp.write_bytes(b"")
-    assert cache.path_of(("image", str(media / "picture.png"), ())) == path
+    assert cache.path_of(features._Source("image", str(media / "picture.png"))) == path
+
+
+def test_packed_rows_have_features(cache, processor, media, records):
+    """Of the pictures that were stored, each once, whether or not the clips are still there."""
+    mixed = {"id": "5", "messages": [{"role": "user", "content": []}, {"role": "assistant", "content": "Two."}]}
+    shown = [{"type": "image", "path": "picture.png"}, {"type": "video", "path": "short.mp4", "start": 0.5}]
+    mixed["messages"][0]["content"] = [*shown, {"type": "text", "text": "How many?"}]
+    pack(make_rows(media, [*records, *records, mixed]), media / "packed", PackSettings.of(processor.video_processor))
+    rows = load_rows([media / "packed"])
+    for name in ("short.mp4", "long.mp4", "picture.png"):
+        (media / name).unlink()
+    assert cache.fill([rows], num_workers=2) == (4, 0)
+    assert cache.fill([rows]) == (0, 0)
+
+    plain, kept = ValleyDataCollator(processor), ValleyDataCollator(processor)
+    kept.features = cache
+    for index in range(len(rows)):
+        batch, expected = kept([rows[index]]), plain([rows[index]])
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+        assert torch.equal(batch["labels"], expected["labels"])
+        with torch.no_grad():
+            logits = [cache.model(**{n: t for n, t in b.items() if n != "labels"}) for b in (batch, expected)]
+        torch.testing.assert_close(logits[0].last_hidden_state, logits[1].last_hidden_state)
+
+
+def test_a_packed_picture_that_is_damaged_is_a_bad_sample(cache, processor, media, records):
+    pack(make_rows(media, records), media / "packed", PackSettings.of(processor.video_processor))
+    (row, *_) = load_rows([media / "packed"]).to_list()
+    row["clips"][0]["frames"][0] = b"no picture"
+    assert cache.fill([[row]]) == (0, 1)
+    collator = ValleyDataCollator(processor)
+    collator.features = cache
+    with pytest.raises(BadSampleError, match="its packed picture is damaged"):
+        collator([row])
 
 
 @pytest.mark.parametrize("source", ["https://example.com/clip.mp4", "http://example.com/picture.png"])

@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from transformers.utils import logging
 
 from ..paper_data import PAPER_DATA, TrainingData
-from ..whole_files import write_whole
+from ..whole_files import GENERATED, is_generated, write_whole
 from .frames import is_packed, list_shards, read_description
 from .load import iter_records
 
@@ -27,10 +27,6 @@ from .load import iter_records
 logger = logging.get_logger(__name__)
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
-_MARK = (
-    "<!-- Written by transformers_valley, which replaces this file as long as this line stands here. Delete the line "
-    "when you write in the file yourself. -->"
-)
 _FACTS = re.compile(r"^<!-- Facts: (.*) -->$", re.MULTILINE)
 # What files of the paper's sets are called beside their names, in letters and digits: see docs/how-to/get_the_data.md.
 _CALLED = {
@@ -99,7 +95,7 @@ def build_data_card(
         metadata,
         str(_TEMPLATE),
         title=_name(place),
-        mark=_MARK,
+        mark=GENERATED,
         packed=packed,
         file=place.name,
         counts=counts,
@@ -121,7 +117,7 @@ def write_data_card(place: str | os.PathLike, counts: Mapping[str, Mapping[str, 
         `Path` of the card, or `None` where another was kept.
     """
     path = card_path(place)
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    if path.exists() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
         logger.warning(f"{path} is kept: a person may have written in it. Move it away to have a card written.")
         return None
     write_whole(path, str(build_data_card(place, counts, **facts)).encode())

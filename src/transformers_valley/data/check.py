@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Training data before a run: which rows cannot be trained on, and which are too long, told by several processes.
+"""Checks training data before a run, in several processes: which rows cannot be trained on, and which are too long.
 
 In go the files that training reads; out comes what was found, per source and row by row.
 """

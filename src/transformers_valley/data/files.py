@@ -62,7 +62,7 @@ def read_records(file: str | os.PathLike) -> Iterator[Any]:
     A `.csv` or `.tsv` is a table with a header. All others are JSON: a list of records, or a record in each line.
 
     Yields:
-        Records, and a `ValueError` for each that is none. What follows it is read on where it can be told where the
+        Records, and a `ValueError` for each that is not one. What follows it is still read where it is clear where the
         next one begins: in lines, and not in a list.
     """
     file = Path(file)
@@ -124,7 +124,7 @@ def _read_list(file: Path, text: TextIO) -> Iterator[Any]:
         yield record
         is_open, position, number = buffer[end] == ",", end + 1, number + 1
     if any(rest.strip() for rest in itertools.chain([buffer[position:]], iter(lambda: text.read(CHUNK), ""))):
-        yield ValueError(f"{file} goes on behind the end of its list, expected one list or a record in each line.")
+        yield ValueError(f"{file} continues after the end of its list, expected one list or a record in each line.")
 
 
 def _is_cut(error: Exception, buffer: str) -> bool:

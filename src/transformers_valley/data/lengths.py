@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""How many tokens each row takes, told without decoding a pixel: for rows that are too long, and for batches of like
+"""Counts the tokens of each row without decoding a pixel: for rows that are too long, and for batches of like
 length.
 
 A clip of T frames takes P + T placeholders and four delimiters, an image P + 1 and four.

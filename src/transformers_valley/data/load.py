@@ -47,7 +47,7 @@ def load_rows(
         media_root (`str` or `Mapping`, *optional*):
             Folder that relative paths of clips and images start from, or folders by name, see [`as_folders`].
         streaming (`bool`, *optional*, defaults to `False`):
-            Read the sources anew in every epoch, instead of once into a cache on disk. Files follow each other, and
+            Read the sources again in every epoch, instead of once into a cache on disk. Files follow each other, and
             each is a shard: as many workers read side by side as there are files. The sources of a mixture are mixed
             in proportion to their rows, each in its order.
         on_missing (`str`, *optional*, defaults to `"keep"`):
@@ -236,7 +236,7 @@ def _count(source: Source) -> int:
 
 
 def _estimate(source: Source, sample: int = 200) -> float:
-    """About how many rows there are, told by the first of them and the size of the file."""
+    """Estimate the number of rows from the first of them and the size of the file."""
     if is_packed(source.dataset):
         return read_description(source.dataset)["rows"]
     if source.path is None:

@@ -2,7 +2,7 @@
 """Rows to packed rows: each clip is decoded once, by all cores or many machines, and never for training again.
 
 In go rows of [`load_rows`]; out come the Parquet files of `frames.py`. Each appears whole or not at all, and its bytes
-depend on the rows and the settings alone, so that a run that was killed goes on where it was, and parts of it may be
+depend on the rows and the settings alone, so that a run that was killed resumes where it was, and parts of it may be
 run anywhere.
 """
 
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..video_decoding import SampledVideo, available_cores
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
-from ..whole_files import whole_file, write_whole
+from ..whole_files import claim_folder, whole_file, write_whole
 from .decode import BadSampleError, visuals_of
 from .frames import DESCRIPTION, PACKED_FEATURES, PackSettings, name_shard, read_description
 from .rows import CLIP_SETTINGS, fill_features
@@ -131,16 +131,10 @@ def _begin(folder: Path, rows: Dataset, settings: PackSettings, num_shards: int)
     }
     names = os.listdir(folder) if folder.exists() else []  # one look: another part may begin at this moment
     if DESCRIPTION in names:
-        found = read_description(folder)
-        if differing := [name for name in wanted if found.get(name) != wanted[name]]:
-            told = ", ".join(f"{name} {found.get(name)} and not {wanted[name]}" for name in differing)
-            raise ValueError(
-                f"{folder} holds another pack, with {told}. Choose an empty folder, or the same settings."
-            )
-        return
-    if any(not name.startswith(".") for name in names):
+        read_description(folder)  # which says what is wrong with it
+    elif any(not name.startswith(".") for name in names):
         raise ValueError(f"{folder} holds other files and no {DESCRIPTION}: choose a new or empty folder.")
-    write_whole(folder / DESCRIPTION, json.dumps(wanted, indent=2).encode())
+    claim_folder(folder / DESCRIPTION, wanted)
 
 
 def _hash(rows: Dataset) -> str:
@@ -165,7 +159,7 @@ def _run(work: functools.partial, shards: Sequence[int], workers: int) -> Iterat
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "A process that packs was killed, most often for lack of memory: run the same command again with "
-                "fewer workers, it goes on. `valley data check` finds a clip that kills its reader."
+                "fewer workers: it resumes. `valley data check` finds a clip that kills its reader."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

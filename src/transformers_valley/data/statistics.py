@@ -44,7 +44,7 @@ class SourceCounts:
     unknown: int = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count a row, but for its tokens."""
+        """Count everything of a row except its tokens."""
         kinds = [block["type"] for message in row["messages"] for block in message["content"]]
         self.rows += 1
         self.clips += kinds.count("video")

@@ -22,7 +22,7 @@ __all__ = ["LAUNCH", "build_demo"]
 
 MAX_FRAMES = 64  # of one clip
 MAX_UPLOAD = "100mb"
-KEPT_SECONDS = 3600  # an upload, and a conversation that nobody goes on with
+KEPT_SECONDS = 3600  # an upload, and a conversation that nobody continues
 
 _CSS = """
 footer {display: none !important}
@@ -133,7 +133,7 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
                 return
             session.path = session.shown = None  # a second question does not show it again
 
-        def begin_anew(path, num_frames, fps, start, end, session):
+        def restart(path, num_frames, fps, start, end, session):
             session.chat = None
             return [], *look(path, num_frames, fps, start, end, session)
 
@@ -157,7 +157,7 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
         stop.click(None, cancels=[answering], queue=False)
         gr.on(
             [clear.click, chatbot.clear],
-            begin_anew,
+            restart,
             [*settings, session],
             [chatbot, *looked],
             cancels=[answering],

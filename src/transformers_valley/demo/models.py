@@ -57,7 +57,7 @@ class LocalModel:
         Args:
             chat (`VideoChat`): of `begin`.
             text (`str`): the question.
-            path (`str`, *optional*): the clip or image that it shows for the first time, or sampled anew.
+            path (`str`, *optional*): the clip or image that it shows for the first time, or sampled again.
             shown ([`SampledVideo`], *optional*): the frames of it, of `sample`.
             sampling (`dict`): how they were sampled.
             on_text (callable): called with each piece of the answer. What it raises ends the answer.

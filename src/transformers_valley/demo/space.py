@@ -55,7 +55,7 @@ def write_space(folder: str | os.PathLike, checkpoint: str) -> None:
         checkpoint (`str`): the model, as it is called on the Hub: `user/name`.
 
     Raises:
-        ValueError: if `checkpoint` is no such name.
+        ValueError: if `checkpoint` is not such a name.
         FileExistsError: if the folder holds something.
         ImportError: if Gradio, whose version a Space names, is not installed.
     """

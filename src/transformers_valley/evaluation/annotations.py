@@ -68,7 +68,7 @@ class AnnotationFiles:
 
     def read(self, *names: str) -> Any:
         """
-        The content of the first of these files that exists. One that is not as published is told.
+        The content of the first of these files that exists. A warning names one that differs from the published file.
 
         Raises:
             FileNotFoundError: if none exists.
@@ -205,13 +205,13 @@ def _join(questions: list[dict], answers: list[dict], files: AnnotationFiles) ->
     if missing := [name for name in asked if name not in by_id]:
         raise ValueError(
             f"{files.path}: {len(missing)} of {len(questions)} questions have no answer, such as {missing[0]!r}; the "
-            f"answers are for {len(by_id)} others, such as {next(iter(by_id), None)!r}. Is a file cut off, or of "
+            f"answers are for {len(by_id)} others, such as {next(iter(by_id), None)!r}. Is a file truncated, or of "
             "another benchmark or split?"
         )
     if left := [name for name in by_id if name not in asked]:
         raise ValueError(
             f"{files.path}: {len(left)} of {len(answers)} answers have no question, such as {left[0]!r}. Is the file "
-            "of questions cut off, or of another split?"
+            "of questions truncated, or of another split?"
         )
     for question in questions:
         answer = by_id[question["question_id"]]

@@ -114,7 +114,7 @@ class BertScorer:
 
     @torch.no_grad()
     def _embed(self, texts: set[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """For each text the unit vectors of its tokens, (length, dim), and which of them are no special tokens."""
+        """For each text the unit vectors of its tokens, (length, dim), and which of them are not special tokens."""
         ordered = sorted(texts, key=lambda text: (len(text), text))  # texts of one batch are about as long
         embedded = {"": (torch.zeros(0, 1), torch.zeros(0, dtype=torch.bool))}
         ordered = [text for text in ordered if text]

@@ -39,7 +39,7 @@ def evaluate(
     **predicting: Any,
 ) -> Report | None:
     """
-    Answer the questions of a benchmark, judge the answers and report. A run that was killed goes on with the same
+    Answer the questions of a benchmark, judge the answers and report. A run that was killed resumes with the same
     call.
 
     Args:
@@ -83,7 +83,7 @@ def evaluate(
         examples = pool.samples[:shots]
         if len(examples) < shots:
             raise ValueError(f"{shots} examples were asked for, and {shots_data or data} has {len(examples)}.")
-    judges = _find_judge(benchmark, judge, judge_server, judge_revision)  # one that is missing is told at once
+    judges = _find_judge(benchmark, judge, judge_server, judge_revision)  # a missing one is reported before any work
     views = views or (("clip", "blind") if benchmark == "own" else ("clip",))
     predict(checkpoint, asked, output, views=views, cot=cot, shots=examples, **predicting)
     if not PartialState().is_main_process:

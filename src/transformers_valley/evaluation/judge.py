@@ -20,11 +20,12 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..endpoint import Endpoint
+from ..whole_files import claim_folder
 from .benchmark import Benchmark
 from .benchmarks import BENCHMARKS
 from .bertscore import BertScorer
 from .predict import RUN, read_predictions
-from .records import RecordWriter, claim, read_json, read_records, write_json
+from .records import RecordWriter, read_json, read_records, write_json
 from .scores import measure_verdict
 from .statistics import kappa
 
@@ -214,7 +215,8 @@ def judge(
         settings = {"judge": by.describe(), "prompts": prompts, "prompts_sha256": digests, "attempts": ATTEMPTS}
         own_name = by.name if prompts == "protocol" else f"{by.name}-{prompts}"
     folder = run / f"judge-{name or re.sub(r'[^A-Za-z0-9._-]+', '-', own_name)}"
-    claim(folder / JUDGE, {"created": datetime.now(UTC).isoformat(timespec="seconds"), **settings}, ("created",))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    claim_folder(folder / JUDGE, {"created": created, **settings}, ("created",))
     if isinstance(by, EndpointJudge):
         by.keep_replies(folder)
 

@@ -53,7 +53,7 @@ class CheckpointModel:
             Folder in which frames are kept for people.
 
     Attributes:
-        generation (`dict`): may be set anew between batches.
+        generation (`dict`): may be changed between batches.
     """
 
     views = VIEWS

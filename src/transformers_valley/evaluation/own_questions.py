@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""Questions of one's own: records of a file or a data set to samples.
+"""Reads your own questions: records of a file or a data set become samples.
 
 All that training reads is read, and asked in the same words.
 

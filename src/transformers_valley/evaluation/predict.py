@@ -18,10 +18,11 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..whole_files import claim_folder
 from .asking import VIEWS
 from .benchmark import BenchmarkData, Sample, visuals_in
 from .models import Batch, CheckpointModel, ServedModel
-from .records import RecordWriter, claim, read_records, write_records
+from .records import RecordWriter, read_records, write_records
 
 
 logger = logging.get_logger(__name__)
@@ -119,7 +120,7 @@ def predict(
             "batch_size": batch_size,
             "versions": _versions(),
         }
-        claim(output / RUN, settings, ignored=("label", "created"))
+        claim_folder(output / RUN, settings, ignored=("label", "created"))
     state.wait_for_everyone()
 
     answered = {(r["view"], r["id"]) for r in _records(output) if r["error"] is None}

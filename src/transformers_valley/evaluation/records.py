@@ -1,13 +1,12 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""The files of a run: JSONL that survives a kill, and the one file that keeps a folder to one run.
+"""The files of an evaluation: JSONL that survives a kill, and JSON.
 
 A record is on the disk when it has been written; a line that a kill tore is dropped and done again.
 """
 
 import json
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ class RecordWriter:
 
     Args:
         path (path):
-            The file; a torn last line in it is cut off.
+            The file; a torn last line is removed.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -60,7 +59,7 @@ def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
                 break
             raise ValueError(
                 f"{path}, line {number} is damaged ({error}). Delete this line and run the same command again: what "
-                "it held is done anew."
+                "it held is done again."
             ) from None
     return records
 
@@ -86,7 +85,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not JSON, cut off for instance; it names the file and the place.
+        ValueError: if it is not valid JSON, for example truncated; it names the file and the place.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -96,43 +95,8 @@ def read_json(path: str | os.PathLike) -> Any:
         size = Path(path).stat().st_size
         reason = "it is empty" if size == 0 else str(error)
         raise ValueError(
-            f"{path} is not valid JSON ({reason}; {size} bytes). Was it cut off? Download it again."
+            f"{path} is not valid JSON ({reason}; {size} bytes). Is it truncated? Download it again."
         ) from None
-
-
-def claim(file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequence[str] = ()) -> None:
-    """
-    Keep a folder to one run: write its settings there, or compare with those that stand there.
-
-    Args:
-        file (path):
-            Such as `run.json` in the folder, which is made.
-        settings (`dict`):
-            Of the run, as JSON can hold them.
-        ignored (`list[str]`, *optional*):
-            Keys at the top that may differ, such as the date.
-
-    Raises:
-        ValueError: if the settings there differ; it names those that do, with both values.
-    """
-    file, settings = Path(file), json.loads(json.dumps(settings))
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings)
-        return
-    found = read_json(file)
-    before, now = (dict(_flatten({k: v for k, v in each.items() if k not in ignored})) for each in (found, settings))
-    if differing := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
-        told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in differing[:20]]
-        raise ValueError(
-            f"{file.parent} holds another run: {'; '.join(told)}. Give another output folder, or the settings of that "
-            "run. Nothing was changed there."
-        )
-
-
-def _brief(value: Any) -> str:
-    """A setting in a message: of a digest, its beginning."""
-    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:
@@ -144,12 +108,4 @@ def _encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
-
-
-__all__ = ["RecordWriter", "claim", "read_json", "read_records", "write_json", "write_records", "write_text"]
+__all__ = ["RecordWriter", "read_json", "read_records", "write_json", "write_records", "write_text"]

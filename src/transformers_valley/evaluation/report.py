@@ -48,7 +48,7 @@ class Report:
     runs: list[Run]
 
     def eval_results(self) -> list[EvalResult]:
-        """For [`write_model_card`]: the numbers that the paper reports, of one's own questions all."""
+        """For [`write_model_card`]: the numbers that the paper reports; for your own questions, all numbers."""
         return [result for run in self.runs for result in _eval_results(run)]
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ def report(
         output (path, *optional*):
             Where to; by default `report` in the folder of the first run. An older report there is replaced.
         judge (`str`, *optional*):
-            Whose verdicts, where several judged.
+            Name of the judge whose verdicts are used, where several judged.
         most_strips (`int`, *optional*, defaults to 400):
             Clips whose frames are put into the page; those that were answered wrongly come first.
 

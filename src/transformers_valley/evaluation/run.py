@@ -102,7 +102,7 @@ def load_run(folder: str | os.PathLike, judge: str | None = None) -> Run:
         folder (path):
             Where `predict` wrote.
         judge (`str`, *optional*):
-            Whose verdicts: the end of the name of the judge's folder. It may be left out where there is one.
+            The judge whose verdicts are read: the end of its folder's name. It may be left out where there is one.
 
     Raises:
         FileNotFoundError: if there is no run, or no such judge.

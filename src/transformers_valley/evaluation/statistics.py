@@ -126,7 +126,7 @@ def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None
             5 is nearly agreement; other verdicts agree or do not.
 
     Returns:
-        `float`, or `None` where a judge gives one verdict to all and chance cannot be told.
+        `float`, or `None` where a judge gives one verdict to all and agreement by chance is undefined.
     """
     if len(first) != len(second):
         raise ValueError(f"The judges gave {len(first)} and {len(second)} verdicts: join them by id first.")

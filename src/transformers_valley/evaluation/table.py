@@ -38,7 +38,7 @@ class Table:
         return [[_shown(cell) for cell in row] for row in self.rows]
 
     def to_markdown(self, left_out: Collection[str] = ()) -> str:
-        """With its notes, but for those that are told elsewhere."""
+        """With its notes, except those that stand elsewhere."""
         rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.shown_rows()]
         table = format_table([self.header, *rows], "l" + "r" * (len(self.header) - 1))
         notes = [note for note in self.notes if note not in left_out]
@@ -84,7 +84,7 @@ class Table:
 
 
 def common_notes(tables: Sequence[Table]) -> list[str]:
-    """What all tables say: told once, below the last."""
+    """What holds for all tables: written once, below the last."""
     return [note for note in tables[0].notes if all(note in table.notes for table in tables)] if tables else []
 
 

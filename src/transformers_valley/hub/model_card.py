@@ -22,17 +22,13 @@ from yaml import YAMLError
 
 from ..configuration_valley import ValleyConfig
 from ..paper_data import PAPER_DATA, TrainingData
-from ..whole_files import read_json
+from ..whole_files import GENERATED, is_generated, read_json
 
 
 logger = logging.get_logger(__name__)
 
 VERSIONS = {"mean": "v1", "importance": "v2", "transformer": "v3"}  # of the temporal module, in the paper
 
-_MARK = (
-    "<!-- Written by transformers_valley, which replaces this file as long as this line stands here. Delete the line "
-    "when you write in the file yourself. -->"
-)
 _FACTS = re.compile(r"^<!-- Facts: (.*) -->$", re.MULTILINE)
 # What `push_to_hub` and PEFT put into the Hub's template, in its metadata and its text.
 _FILLED_METADATA = re.compile(r"(base_model|library_name|pipeline_tag|tags):.*|- .*")
@@ -66,7 +62,7 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
     path = Path(folder) / "README.md"
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
-        if _MARK not in text.splitlines() and not _is_empty_template(text):
+        if not is_generated(text) and not _is_empty_template(text):
             logger.warning(
                 f"{path} is kept: it is not a card of this function and no empty template, so a person may have "
                 "written in it. Move it away to have a card written, or take what you need from "
@@ -80,7 +76,8 @@ def write_model_card(folder: str | os.PathLike, **facts: Any) -> Path | None:
 
 def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    What [`write_model_card`] was told when it wrote the card in a folder, and results added to its metadata since.
+    The facts that [`write_model_card`] was given when it wrote the card in a folder, and results added to the
+    metadata since.
 
     Nothing if there is no card, another wrote it, or it cannot be read, of which a warning tells: a card is not a
     reason to stop a training run.
@@ -134,12 +131,12 @@ def build_model_card(
             Which `other` licence, and where it is written.
         base_models (`list[str]`, *optional*):
             What it was made from: vision and language model, or the Valley checkpoint it was tuned from. An adapter's
-            is read from `adapter_config.json`. Ids of the Hub go into the metadata; of a path the last part is told.
+            is read from `adapter_config.json`. Hub ids go into the metadata; of a path only the last part is shown.
         converted_from (`str`, *optional*):
-            Checkpoint of another layout that these weights were converted from. Of a path the last part is told.
+            Checkpoint of another layout that these weights were converted from. Of a path only the last part is shown.
         datasets (`list[str | TrainingData]`, *optional*):
             What it was trained on. A name or Hub id of the paper's sets (`PAPER_DATA`) brings its row with it. Of a
-            path the last part is told.
+            path only the last part is shown.
         training (`dict`, *optional*):
             Rows of the table of training settings, name to value, in their order.
         eval_results (`list[EvalResult]`, *optional*):
@@ -227,7 +224,7 @@ def build_model_card(
         **{
             **facts,
             "title": title,
-            "mark": _MARK,
+            "mark": GENERATED,
             # "-->" would end the comment; JSON may spell ">" otherwise.
             "facts": json.dumps(_given(facts)).replace(">", "\\u003e"),
             "adapter": adapter,
@@ -273,7 +270,7 @@ def _training_data(entry: str | TrainingData) -> TrainingData:
 
 
 def short_name(name: str | os.PathLike) -> str:
-    """An id of the Hub as it is; of a path, here or on another machine, the last part: folders are told to nobody."""
+    """A Hub id as it is; of a path only the last component, so that cards do not reveal directory names."""
     name = str(name)
     if _is_hub_id(name):
         return name

@@ -69,7 +69,7 @@ def load_original_tokenizer(folders: list[Path], num_rows: int) -> tuple[PreTrai
 
 
 def _check_added_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Refuse ids that changed: the library numbers added tokens anew, in their order and without gaps."""
+    """Refuse ids that changed: the library renumbers added tokens in their order and without gaps."""
     stored = []
     if (path := folder / "tokenizer.json").exists():
         stored += [(path, one["content"], one["id"]) for one in read_json(path).get("added_tokens") or []]
@@ -107,7 +107,7 @@ def _load_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     # Some files name no special tokens at all, or empty ones.
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
     special = {name: getattr(llama, name) or default for name, default in special.items()}
-    # `LlamaTokenizer` would be built anew from vocabulary and merges, and lose the above.
+    # `LlamaTokenizer` would be rebuilt from vocabulary and merges, and lose the above.
     return PreTrainedTokenizerFast(
         tokenizer_object=llama.backend_tokenizer,
         model_max_length=llama.model_max_length,

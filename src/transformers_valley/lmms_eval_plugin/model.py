@@ -76,7 +76,7 @@ class Valley(lmms):
         The answers in the order of the requests. Requests with the same generation settings share batches.
 
         `until` is not looked at, as in the other chat models of lmms-eval: an answer ends where the model ends it. One
-        whose clip cannot be read is empty, and the number of those is told.
+        whose clip cannot be read is empty, and a warning counts them.
         """
         groups: dict[str, list[int]] = {}
         for position, request in enumerate(requests):
@@ -141,7 +141,7 @@ def _block(part: Mapping[str, Any]) -> dict[str, Any]:
 def read_generation(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     Generation settings of a task as `GenerationConfig` has them; greedy unless they sample. Those of other models are
-    left out, and told once.
+    left out, with one warning.
     """
     known = GenerationConfig().to_dict()
     found = {name: value for name, value in settings.items() if name in known and value is not None}

@@ -29,7 +29,7 @@ __all__ = ["ChatRequest", "RequestError", "ResponsesRequest", "parse_request"]
 MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
 # Bounds of what is parsed in one go, while everybody waits.
 MAX_TEXT_BYTES = 2 * 1024**2  # beside `data:` URLs
-MAX_DATA_URLS = 10_000  # that are told from the rest
+MAX_DATA_URLS = 10_000  # that are recognised
 MAX_BRACKETS = 100_000  # objects and lists, and those that texts spell
 MAX_TOKEN_CHARACTERS = 100  # on average: a text with more is too long, however it is tokenized
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 100

@@ -267,7 +267,7 @@ class _Gate:
 
 
 def _error_response(http: "Request | None", error: Exception) -> "Response":
-    """What went wrong as OpenAI's servers tell it; what is not the client's fault is told to the log alone."""
+    """The error in the form of OpenAI's servers; what is not the client's fault appears in the log only."""
     if isinstance(error, RequestError):
         return JSONResponse(error_body(str(error), error.status, error.param, error.code), error.status)
     if isinstance(error, HTTPException) and error.status_code == 404 and http is not None:  # routes alone raise it
@@ -285,7 +285,7 @@ def build_app(service: Service, api_key: str | None = None, hosts: Iterable[str]
 
     Args:
         service ([`Service`]): what answers.
-        api_key (`str`, *optional*): what clients must send, but for `/health` and `/metrics`.
+        api_key (`str`, *optional*): what clients must send, except to `/health` and `/metrics`.
         hosts (`Iterable[str]`, *optional*): names under which clients may reach it; all without any.
     """
     app = FastAPI(openapi_url=None)
@@ -329,7 +329,7 @@ def build_app(service: Service, api_key: str | None = None, hosts: Iterable[str]
 
 
 class _Server(uvicorn.Server):
-    """Tells where it is once it answers, and what it waits for when it is told to stop."""
+    """Prints its address once it answers, and what it waits for when it is asked to stop."""
 
     def __init__(self, service: Service, app: "FastAPI", **config: Any):
         # What has not ended a second after the engine, such as a slow upload, is cancelled.

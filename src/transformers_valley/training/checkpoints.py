@@ -30,7 +30,7 @@ _UNFINISHED = "checkpoint-is-incomplete.txt"  # transformers keeps it while it w
 
 def find_checkpoint(training_args, run: dict[str, dict[str, Any]]) -> str | None:
     """
-    The checkpoint that a run resumes from, as its `resume_from_checkpoint` asks: `None` starts anew, `"true"` takes
+    The checkpoint that a run resumes from, as its `resume_from_checkpoint` asks: `None` starts a run, `"true"` takes
     the last complete one of `output_dir`, `"auto"` the same or none where there is none yet, a path this one.
 
     The main process decides for all, so `output_dir` has to be on a disk that all share.

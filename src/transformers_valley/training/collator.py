@@ -50,7 +50,7 @@ class ValleyDataCollator:
         max_bad_share (`float`, *optional*, defaults to 0.05):
             See [`BadRows`].
         on_long_row (`str`, *optional*, defaults to `"cut"`):
-            `"cut"`: what goes beyond `max_length` is cut off the text after the last visual, never inside a visual.
+            `"cut"`: what exceeds `max_length` is truncated from the text after the last visual, never inside a visual.
             `"drop"`: the row is bad.
         padding_free (`bool`, *optional*, defaults to `False`):
             Join the rows of a batch into one instead of padding them, see below.
@@ -136,7 +136,7 @@ class ValleyDataCollator:
               `"image"` and `"video"`.
 
             With `padding_free`, of S tokens in all: `input_ids`, `labels`, `position_ids` (1, S) int64, where
-            positions begin anew with each row; no `attention_mask`, whose absence tells attention to look at them;
+            positions restart with each row; no `attention_mask`: without one, attention finds rows by positions;
             `cu_seq_lens_q`, `cu_seq_lens_k` (B + 1,) int32 and `max_length_q`, `max_length_k` for flash attention;
             `use_cache=False`, since with a cache rows would see each other.
         """

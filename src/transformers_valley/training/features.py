@@ -6,18 +6,19 @@
                                          inode and times
 
 SETTINGS stands for the tower, its weights, the processor and the precision, CONTENT for the bytes of the file and the
-part of it that is shown. Both are hashes, so that what changes is made anew. Files appear whole, by renaming, so that
-several processes and runs can share a folder.
+part of it that is shown, or of a packed row for the bytes of its pictures. Both are hashes, so that what changes is
+redone. Files appear whole, by renaming, so that several processes and runs can share a folder.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import reduce
@@ -28,9 +29,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.decode import messages_of, visuals_of
+from ..data.decode import visuals_of
+from ..data.frames import read_clip, read_picture
 from ..modeling_valley import ValleyForConditionalGeneration, ValleyModel
-from ..processing_valley import ValleyProcessor, output_size
+from ..processing_valley import ValleyProcessor, iter_visuals, output_size
 from ..video_decoding import SampledVideo
 from ..video_sources import VideoDecodeError, load_image
 from ..whole_files import write_whole
@@ -73,7 +75,7 @@ class FeatureCache:
         folder (`str`):
             Where they are kept; made if need be.
         model ([`ValleyModel`]):
-            Whose vision tower is frozen.
+            With a frozen vision tower.
         processor ([`ValleyProcessor`]):
             Of the model.
         autocast (`torch.dtype`, *optional*):
@@ -149,9 +151,13 @@ class FeatureCache:
             ValueError: if a visual is not a file.
             OSError: if the disk is full.
         """
-        visuals = list(dict.fromkeys(visual for rows in sets for row in rows for visual in _sources_of(row)))
+        places: dict[tuple, tuple[int, int, int]] = {}  # where each visual is shown first
+        for number, rows in enumerate(sets):
+            for index, row in enumerate(rows):
+                for position, visual in enumerate(_sources_of(row)):
+                    places.setdefault(visual.key, (number, index, position))
         decoded = DataLoader(
-            _Visuals(self, visuals[part[0] :: part[1]]),
+            _Visuals(self, sets, list(places.values())[part[0] :: part[1]]),
             batch_size=None,
             num_workers=num_workers,
             generator=torch.Generator(),  # its own: the training's random numbers stay those of a run without
@@ -203,31 +209,41 @@ class FeatureCache:
                 "were there, or made, before the first step. All machines must see the same folder, and nothing may "
                 "be deleted in it meanwhile. Start again: what is missing is made."
             ) from error
-        messages, found = messages_of(row), {}
-        blocks = [block for message in messages for block in message["content"] if block["type"] != "text"]
-        for block, part in zip(blocks, features, strict=True):
+        parts, found = iter(features), {}
+
+        def block_of(block: dict[str, Any]) -> dict[str, Any]:
             modality = block["type"]
-            block[modality] = self._blank(modality, len(part))
-            found.setdefault(modality, []).append(part)
-        return messages, {modality: torch.cat(parts) for modality, parts in found.items()}
+            if modality == "text":
+                return {"type": "text", "text": block["text"]}
+            found.setdefault(modality, []).append(part := next(parts))
+            return {"type": modality, modality: self._blank(modality, len(part))}
+
+        messages = [
+            {"role": message["role"], "content": [block_of(block) for block in message["content"]]}
+            for message in row["messages"]
+        ]
+        return messages, {modality: torch.cat(of_modality) for modality, of_modality in found.items()}
 
     def _blank(self, modality: str, num_frames: int) -> Any:
         """What the processor counts placeholders by: on the meta device, so that nothing is computed."""
         frames = torch.empty(num_frames, 3, *self.size, dtype=torch.uint8, device="meta")
         return frames[0] if modality == "image" else SampledVideo(frames, None)
 
-    def pixels_of(self, visual: tuple) -> torch.Tensor:
+    def pixels_of(self, visual: "_Source") -> torch.Tensor:
         """What the model sees of a visual: (frames, 3, H, W) float32."""
-        modality, source, settings = visual
-        if modality == "image":
-            return self.processor.image_processor(load_image(source), return_tensors="pt")["pixel_values"]
-        sampled = self.processor.video_processor.sample({"video": source, **dict(settings)})
+        if visual.modality == "image":
+            picture = read_picture(*visual.packed, visual.path) if visual.packed else load_image(visual.path)
+            return self.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+        if visual.packed is not None:
+            sampled = read_clip({"frames": visual.packed, "times": None}, visual.path)
+        else:
+            sampled = self.processor.video_processor.sample({"video": visual.path, **dict(visual.settings)})
         return self.processor.video_processor(sampled, return_tensors="pt")["pixel_values_videos"][0]
 
-    def path_of(self, visual: tuple) -> Path:
+    def path_of(self, visual: "_Source") -> Path:
         """Where the features of a visual are, or will be. Raises `VideoDecodeError` if it cannot be read."""
-        modality, source, settings = visual
-        name = _hash(f"{modality} {self._hash_content(source)} {settings}")
+        content = self._hash_content(visual.path) if visual.packed is None else visual.key[1]
+        name = _hash(f"{visual.modality} {content} {visual.settings}")
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
     def _hash_settings(self) -> str:
@@ -265,17 +281,37 @@ class FeatureCache:
         return digest.hexdigest()
 
 
+class _Source(NamedTuple):
+    """A clip or image of a row: what its features are known by."""
+
+    modality: str
+    path: str
+    settings: tuple = ()
+    packed: tuple[bytes, ...] | None = None  # its pictures, in a packed row
+
+    @property
+    def key(self) -> tuple:
+        """What is equal where features are."""
+        if self.packed is None:
+            return self.modality, self.path, self.settings
+        digest = hashlib.blake2b(digest_size=16)
+        for picture in self.packed:
+            digest.update(hashlib.blake2b(picture, digest_size=16).digest())
+        return self.modality, digest.hexdigest(), ()
+
+
 class _Visuals(torch.utils.data.Dataset):
     """Of each visual: where its features go, and its pixels; the error if it cannot be read; `None` if it is there."""
 
-    def __init__(self, cache: FeatureCache, visuals: list[tuple]):
-        self.cache, self.visuals = cache, visuals
+    def __init__(self, cache: FeatureCache, sets: list[Dataset], places: list[tuple[int, int, int]]):
+        self.cache, self.sets, self.places = cache, sets, places
 
     def __len__(self) -> int:
-        return len(self.visuals)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Path, torch.Tensor] | VideoDecodeError | None:
-        visual = self.visuals[index]
+        number, row, position = self.places[index]
+        visual = next(itertools.islice(_sources_of(self.sets[number][row]), position, None))
         try:
             path = self.cache.path_of(visual)
             return None if path.exists() else (path, self.cache.pixels_of(visual))
@@ -283,22 +319,25 @@ class _Visuals(torch.utils.data.Dataset):
             return error
 
 
-def _sources_of(row: dict[str, Any]) -> Iterator[tuple[str, str, tuple]]:
-    """Modality, source and settings of the visuals of a row, in their order: what features are known by."""
+def _sources_of(row: dict[str, Any]) -> Iterator[_Source]:
+    """The visuals of a row, in their order."""
     if row.get("clips") is not None:
-        raise ValueError(
-            f"Row {row.get('id')!r} of {row.get('source')!r} is packed, and features are kept of files only: leave "
-            "out cache_vision_features."
-        )
+        clips, pictures = iter(row["clips"]), iter(row["pictures"])
+        for visual in iter_visuals(row["messages"]):
+            if visual.modality == "video":
+                yield _Source("video", visual.source["video"], packed=tuple(next(clips)["frames"]))
+            else:
+                yield _Source("image", str(visual.source), packed=(next(pictures),))
+        return
     for visual in visuals_of(row):
         settings = dict(visual.source) if visual.modality == "video" else {"video": visual.source}
         source = settings.pop("video")
         if not isinstance(source, str) or source.startswith(("http://", "https://")):
             raise ValueError(
                 f"Row {row.get('id')!r} of {row.get('source')!r} shows {str(source)[:200]!r}, and features are kept "
-                "of files only. Download it, or leave out cache_vision_features."
+                "of files only. Download it, pack the rows, or leave out cache_vision_features."
             )
-        yield visual.modality, source, tuple(sorted(settings.items()))
+        yield _Source(visual.modality, source, tuple(sorted(settings.items())))
 
 
 def _hash(text: str) -> str:
@@ -310,7 +349,9 @@ def _read(path: Path) -> torch.Tensor:
         with safe_open(path, "pt") as file:
             return file.get_tensor("features")
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and start again, it will be made anew.") from error
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and start again: it will be computed again."
+        ) from error
 
 
 __all__ = ["FeatureCache", "cache_vision_features"]

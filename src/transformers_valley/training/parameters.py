@@ -14,7 +14,7 @@ from ..tables import format_table
 
 def choose_trained(model: nn.Module, names: list[str], peft_config=None) -> None:
     """
-    Freeze a model but for what a run trains.
+    Freeze a model except for what a run trains.
 
     Args:
         model (`nn.Module`):
@@ -36,7 +36,7 @@ def choose_trained(model: nn.Module, names: list[str], peft_config=None) -> None
 
 def set_trainable(model: nn.Module, names: list[str]) -> None:
     """
-    Freeze a model but for the named modules.
+    Freeze a model except for the named modules.
 
     Trainable weights become float32: with bfloat16 masters most updates at these rates round to nothing.
 

@@ -128,7 +128,7 @@ def _remove_leftovers(training_args) -> None:
 
 
 def _continue_rows(rows, collator, training_args, run: dict, checkpoint: str | None) -> tuple:
-    """Rows and collator as a run goes on with them."""
+    """Rows and collator as the rest of the run uses them."""
     stream = isinstance(rows, IterableDataset)
     if stream:
         rows = rows.repeat(None)  # `max_steps` ends the run

@@ -30,7 +30,7 @@ def describe_run(
 ) -> dict[str, dict[str, Any]]:
     """The settings that a resumed run has to share, `"same"`, and the others, of which changes are logged.
 
-    The model is frozen but for what is trained, and not wrapped by peft yet.
+    The model is frozen except for what is trained, and not wrapped by peft yet.
     """
     other = vars(valley_args) | vars(model_args) | training_args.to_dict()
     for name in ("output_dir", "resume_from_checkpoint"):

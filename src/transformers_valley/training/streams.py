@@ -2,7 +2,7 @@
 """Streams of rows in a run that may be resumed.
 
 Input: a stream, its collator and how many steps were trained. Output: both, such that no row is decoded a second time.
-Accelerate's stateful loader would go on in the middle of a stream, but `Trainer` cannot be told to use it.
+Accelerate's stateful loader would resume in the middle of a stream, but `Trainer` cannot be configured to use it.
 """
 
 import math

@@ -60,7 +60,7 @@ class ValleyProcessingInfo(BaseProcessingInfo):
 
     @cached_property
     def video_processor(self) -> ValleyVideoProcessor:
-        """The checkpoint's, sampling as the server was told to."""
+        """The checkpoint's processor, with the sampling that the server was given."""
         return with_options(self.get_hf_processor().video_processor, self.server_options)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:

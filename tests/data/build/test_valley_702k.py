@@ -148,7 +148,7 @@ def test_phrases_of_another_file_are_not_taken(captions, tmp_path, small_chunks)
 
     with pytest.raises(KeyboardInterrupt):
         select_captions(file, tmp_path / "out", fail)
-    with pytest.raises(ValueError, match="out.phrases keeps phrases of .*'phrases': 'fail'.* remove it"):
+    with pytest.raises(ValueError, match="out.phrases holds another run: phrases was 'fail', now 'words'"):
         select_captions(file, tmp_path / "out", words)
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...whole_files import disk_full_errors, read_json, whole_file, write_whole
+from ...whole_files import claim_folder, disk_full_errors, whole_file
 from .captions import Caption, read_captions
 
 
-CHUNK = 20_000  # captions between two points that a killed run goes on from
+CHUNK = 20_000  # captions between two points that a killed run can resume from
 FEWEST_PHRASES = 0.5  # of a caption on average: fewer mean that the language or the pipeline is wrong
 # LLaVA's eleven brief instructions, of clips (haotian-liu/LLaVA, dvlab-research/LLaMA-VID). The first is that of the
 # record in the paper's appendix B.1.
@@ -70,7 +70,7 @@ def select_captions(
     """
     Choose captions, and write them as records.
 
-    What is found of phrases is kept in `OUTPUT.phrases` until all is done: a run that was killed goes on.
+    Phrases are kept in `OUTPUT.phrases` until all is done: a run that was killed resumes.
 
     Args:
         file (`str`):
@@ -94,21 +94,14 @@ def select_captions(
     work = Path(f"{output}.phrases")
     found = Selection()
     with disk_full_errors("phrases and records", Path(output).parent):
-        _begin(work, file, phrases)
+        name = getattr(phrases, "name", getattr(phrases, "__name__", type(phrases).__name__))
+        made_of = {"file": os.path.abspath(file), "size": os.path.getsize(file), "phrases": name}
+        claim_folder(work / "made_of.json", made_of)
         hashes, places = _mine(file, work, phrases, found)
         is_chosen = _choose(hashes, places, found, least, most, seed)
         _write(file, Path(output), is_chosen, seed)
         shutil.rmtree(work)
     return found
-
-
-def _begin(work: Path, file: str | os.PathLike, phrases: Phrases) -> None:
-    status = os.stat(file)
-    name = getattr(phrases, "name", getattr(phrases, "__name__", type(phrases).__name__))
-    wanted = {"file": os.path.abspath(file), "size": status.st_size, "phrases": name}
-    if (work / "made_of.json").exists() and (kept := read_json(work / "made_of.json")) != wanted:
-        raise ValueError(f"{work} keeps phrases of {kept} and not of {wanted}: remove it, or name another output.")
-    write_whole(work / "made_of.json", json.dumps(wanted).encode())
 
 
 def _captions(file: str | os.PathLike) -> Iterator[Caption]:

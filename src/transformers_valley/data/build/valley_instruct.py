@@ -221,7 +221,7 @@ def to_turns(reply: Reply, caption: Caption, kind: str, seed: int = 42) -> list[
     if reply.text is None:
         raise ValueError(f"there is no answer: {reply.error}")
     if reply.finish_reason == "length":
-        raise ValueError("the answer was cut off: allow more tokens")
+        raise ValueError("the answer was truncated: allow more tokens")
     text = reply.text.strip()
     if kind == "detailed_description":
         question = DETAIL_QUESTIONS[_draw(f"{seed} question {caption.id}", len(DETAIL_QUESTIONS))]

@@ -22,7 +22,7 @@ def load(files: AnnotationFiles, clips: Clips, split: str, partial: bool = False
     if len(there) < len(splits[split]) and not partial:
         raise ValueError(
             f"problems.json of {files.path} lacks {len(splits[split]) - len(there)} of the {len(splits[split])} "
-            f"questions of {split}. Is it cut off? Download it again, or ask the others alone with the option partial."
+            f"questions of {split}. Is it truncated? Download it again, or ask the others with the option partial."
         )
     for pid, problem in there.items():
         choices = dict(zip("ABCDE", problem["choices"], strict=False))

@@ -2,7 +2,7 @@
 """Video-Bench: multiple choice over 13 data sets in three groups (Ning et al. 2023).
 
 Files: `PKU-YuanGroup/Video-Bench: Eval_QA/<name>_QA_new.json` (Apache-2.0), 17,036 questions; those of the files that
-are there are asked. Clips: the media folder holds `Eval_video/`. The leaderboard keeps the answers, but for
+are there are asked. Clips: the media folder holds `Eval_video/`. The leaderboard keeps the answers, except
 `MOT_QA.json`; others can be given in `answers.json`, data set to question id to letter.
 Numbers: correct over judged, weighted means of three groups, and their plain mean (paper, Table 3); a file to submit.
 """
