@@ -72,6 +72,7 @@ clean:  ## Remove the virtual environments, the site and what the quickstart wro
 	rm -rf $(VENV) $(DOCS) site $(DIST) dist $(VENV)-oldest $(VENV)-oldest.lock $(NEWEST) $(VLLM) outputs
 
 $(VENV)/installed: pyproject.toml $(LOCK)
+	@echo "Installing into $(VENV): 7 GB, which takes some minutes and prints nothing."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(QUIET) $(addprefix --constraint ,$(LOCK)) --editable ".[dev]"
 	touch $@

@@ -444,6 +444,8 @@ def run(folder: Path, seed: int) -> None:
         print(f"{kind:<14}{row['accuracy']:>9.1%}{row['chance']:>9.1%}{row['count']:>7}")
     print("Chance: always the answer that is most frequent for the question.")
     print(f"\n{report['seconds']:.0f} s in all. Checkpoint, report.json and report.png are in {folder}.")
+    print("Ask it, in its environment (after make: source .venv/bin/activate):")
+    print(f"valley ask {folder}/checkpoint {folder}/clips/test/00000.mp4 'Describe the video.'")
 
 
 def show(folder: Path, clip: str) -> None:

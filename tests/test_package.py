@@ -1,6 +1,8 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What `pip install` brings: the files in the wheel and in the source distribution, built here."""
 
+import email
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,14 +18,15 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Names in the wheel, and names in the source distribution without its topmost folder."""
-    pytest.importorskip("hatchling", reason="hatchling, which builds the package, is not installed")
+    """The wheel, and names in the source distribution without its topmost folder."""
+    for needed in ("hatchling", "hatch_fancy_pypi_readme"):
+        pytest.importorskip(needed, reason=f"{needed}, which builds the package, is not installed")
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
-    return set(zipfile.ZipFile(wheel).namelist()), sources
+    return zipfile.ZipFile(wheel), sources
 
 
 def packaged(*packages: str) -> set[str]:
@@ -34,7 +37,7 @@ def packaged(*packages: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_packages(built):
-    wheel, _ = built
+    wheel = set(built[0].namelist())
     expected = packaged("src/transformers_valley", "src/valley_cli")
     assert {"transformers_valley/chat_template.jinja", "transformers_valley/py.typed"} <= expected
     assert any(name.startswith("transformers_valley/evaluation/prompts/") for name in expected)
@@ -44,7 +47,7 @@ def test_the_wheel_holds_every_file_of_the_packages(built):
 
 @pytest.mark.slow
 def test_the_wheel_holds_what_the_command_reads_of_the_examples(built):
-    wheel, _ = built
+    wheel = set(built[0].namelist())
     for folder, there in (("configs", "recipes"), ("accelerate", "accelerate")):
         names = {f"valley_cli/{there}/{file.name}" for file in (ROOT / "examples" / folder).glob("*.yaml")}
         assert len(names) > 3 and names <= wheel
@@ -52,6 +55,23 @@ def test_the_wheel_holds_what_the_command_reads_of_the_examples(built):
         "transformers_valley",
         "valley_cli",
     }
+
+
+@pytest.mark.slow
+def test_links_and_pictures_of_the_readme_lead_to_the_repository_from_pypi(built):
+    wheel, _ = built
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    page = email.message_from_bytes(wheel.read(metadata))
+    assert page["Description-Content-Type"] == "text/markdown"
+    targets = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page.get_payload())
+    assert len(targets) > 20 and all(target.startswith("https://") for _, target in targets)
+    repository = "transformers-valley/transformers-valley"
+    for kind, base in (
+        ("", f"https://github.com/{repository}/blob/main/"),
+        ("!", f"https://raw.githubusercontent.com/{repository}/main/"),
+    ):
+        ours = [target.removeprefix(base) for is_image, target in targets if is_image == kind and base in target]
+        assert ours and all((ROOT / path.partition("#")[0]).exists() for path in ours)
 
 
 @pytest.mark.slow

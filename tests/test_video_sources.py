@@ -282,6 +282,8 @@ def test_the_error_crosses_processes():
     error = pickle.loads(pickle.dumps(VideoDecodeError("a.mp4", "it is empty.")))
     assert (error.path, error.reason) == ("a.mp4", "it is empty.")
     assert str(error) == "Cannot read video 'a.mp4': it is empty." and isinstance(error, ValueError)
+    error = pickle.loads(pickle.dumps(VideoDecodeError("a.mp4", "it is truncated.", "Take less.")))
+    assert error.reason == "it is truncated." and str(error).endswith("it is truncated. Take less.")
 
 
 def test_every_address_of_a_host_is_tried(server, clip, tmp_path, monkeypatch):

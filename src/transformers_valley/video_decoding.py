@@ -484,7 +484,7 @@ def _sample_file(
             timeline = Timeline.read(clip, rule.num_frames is not None, assume)
             missing = _seconds_missing(clip, timeline, rule)
             if missing and on_error == "raise":
-                raise VideoDecodeError(name, f"it is truncated: {missing}. on_error='partial' takes what is there.")
+                raise VideoDecodeError(name, f"it is truncated: {missing}.", "on_error='partial' takes what is there.")
             ticks = _wanted_ticks(timeline, rule, name)
             buffer = FrameBuffer(len(ticks), transform, name)
             known = clip.in_order, clip.false_keyframes
@@ -494,10 +494,11 @@ def _sample_file(
                 break
             assume = False
         if None in shown and on_error == "raise":
-            slot = shown.index(None)
+            if clip.encrypted:
+                raise VideoDecodeError(name, "it is encrypted.")
             reason = f"{shown.count(None)} of the {len(shown)} frames wanted are damaged, the first one at "
-            reason += f"{timeline.seconds(ticks[slot]):.1f} s. on_error='partial' leaves them out."
-            raise VideoDecodeError(name, "it is encrypted." if clip.encrypted else reason)
+            reason += f"{timeline.seconds(ticks[shown.index(None)]):.1f} s."
+            raise VideoDecodeError(name, reason, "on_error='partial' leaves them out.")
         frames = buffer.finish(shown)
         if missing:
             logger.warning("%s is truncated: %s.", name, missing)

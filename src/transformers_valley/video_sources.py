@@ -70,16 +70,18 @@ class VideoDecodeError(ValueError):
     Args:
         path (`str`): the file or URL, or a short description of a source that has neither.
         reason (`str`): what is wrong with it, in words.
+        hint (`str`, *optional*): which argument would take it all the same, for those who can give it.
     """
 
-    def __init__(self, path: str, reason: str):
+    def __init__(self, path: str, reason: str, hint: str = ""):
         path = path if len(path) <= MAX_NAME else f"{path[:MAX_NAME]}… ({len(path)} characters)"
-        super().__init__(path, reason)  # both in `args`, so that it crosses process borders
+        super().__init__(path, reason, hint)  # all in `args`, so that it crosses process borders
         self.path = path
         self.reason = reason
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"Cannot read video {self.path!r}: {self.reason}"
+        return f"Cannot read video {self.path!r}: {self.reason} {self.hint}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,18 @@ def test_damage_inside_a_clip_shows_when_all_of_it_is_decoded(files, media, proc
     assert error.id == "g" and error.file.endswith("middle.mp4") and "damaged" in error.reason
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_truncated_clip_is_bad_unless_the_model_takes_its_good_frames(tmp_path, processor, full):
+    write_clip(tmp_path / "whole.mkv", 60, fps=10)  # its index is at its beginning
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "torn.mkv").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "rows.json").write_text(json.dumps([record("a", video="torn.mkv")]))
+    (error,) = check_data([tmp_path / "rows.json"], tmp_path, processor, full=full, num_proc=1).bad
+    assert "it is truncated" in error.reason and str(error).endswith("seconds are there.")  # and no argument of Python
+    processor.video_processor.on_error = "partial"
+    assert not check_data([tmp_path / "rows.json"], tmp_path, processor, full=full, num_proc=1).bad
+
+
 def test_rows_that_are_too_long_are_counted_and_not_bad(files, media, processor):
     report = check_data(files, media, processor, max_length=150, num_proc=1)
     assert report.too_long["new"] == 1 and {error.id for error in report.bad} == set(QUICK)

@@ -77,7 +77,10 @@ def test_files_must_be_a_list(files):
         load_rows(files)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"There is no file here.json. The path begins in {tmp_path}"):
+        load_rows(["here.json"])
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         load_rows([tmp_path / "nowhere.json"])
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import sft
+import torch
 from datasets import Dataset, Features, Value, Video
 from launching import CONFIGS, arguments
 
@@ -84,3 +85,10 @@ def test_a_model_trains_on_a_column_of_clips(checkpoint, rows, tmp_path):
         losses[flags[0]] = [entry["loss"] for entry in history if "loss" in entry]
     assert losses["--data"] == losses["--dataset"] and len(losses["--data"]) == 2
     assert any("eval_test_loss" in entry for entry in history)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_recipe_for_gpus_names_all_that_a_cpu_needs():
+    with pytest.raises(ValueError, match="--use_cpu true --bf16 false --dtype float32"):
+        read_arguments(["--config", RECIPE])
+    read_arguments(["--config", RECIPE, *"--use_cpu true --bf16 false --dtype float32".split()])

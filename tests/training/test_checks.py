@@ -180,6 +180,11 @@ def test_answers_that_the_tokenizer_cannot_spell_are_told(folder):
     with pytest.warns(UserWarning, match="50% of the tokens to be learnt are <unk>.* such as 'Bars.'"):
         checks._warn_of_unknown_tokens(words, rows)
 
+    spelt = Tokenizer(models.WordLevel({"<unk>": 0, "ĠBars": 1, ".": 2}, unk_token="<unk>"))  # as the quickstart's
+    spelt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    with warnings.catch_warnings(action="error"):
+        checks._warn_of_unknown_tokens(PreTrainedTokenizerFast(tokenizer_object=spelt, unk_token="<unk>"), rows)
+
 
 def test_more_processes_than_rows():
     class Arguments:

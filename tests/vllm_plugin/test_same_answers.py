@@ -27,7 +27,8 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def script():
-    (code,) = re.findall(r"^```python no-run\n(from openai .*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python no-run\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = (block for block in blocks if "for question in questions:" in block)
     return code
 
 

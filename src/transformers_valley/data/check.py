@@ -212,7 +212,8 @@ def _glance(clip: dict[str, Any]) -> None:
     """Reads the first frame of a clip's part, and the end of its file."""
     SamplingRule(**{name: clip.get(name) for name in CLIP_SETTINGS})  # whether its settings make sense
     part = {name: clip[name] for name in ("video", "start", "end") if name in clip}
-    sample_video(part, fps=1e-6, max_frames=1)
+    on_error = "raise" if _processor is None else _processor.video_processor.on_error
+    sample_video(part, fps=1e-6, max_frames=1, on_error=on_error)
 
 
 def _error_of(read: Callable, source: Any) -> tuple[str, str] | None:

@@ -40,11 +40,15 @@ def check_file(file: str | os.PathLike) -> None:
     Refuse what cannot be opened as a file.
 
     Raises:
-        FileNotFoundError, PermissionError: as the system says.
+        FileNotFoundError: if there is none; it says from which folder its path begins.
+        PermissionError: as the system says.
         ValueError: if it is a folder, or no regular file.
     """
     if os.path.isdir(file):
         raise ValueError(f"{file} is a folder, expected a file of records: name the files in it, or it as a data set.")
+    if not os.path.exists(file):
+        where = "" if os.path.isabs(file) else f" The path begins in {os.getcwd()}."
+        raise FileNotFoundError(f"There is no file {file}.{where}")
     with open(file, "rb"):
         pass
     if not os.path.isfile(file):

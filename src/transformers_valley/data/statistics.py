@@ -11,6 +11,7 @@ from statistics import fmean, median
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from ..processing_valley import ValleyProcessor
 from ..tables import format_table
@@ -94,9 +95,9 @@ def count_sources(
             for row, length in zip(several, count_tokens(batch["messages"], processor), strict=True):
                 counts = found[row["source"]]
                 counts.lengths.append(length)
-                ids = processor.tokenizer(list(answers_in(row["messages"])), add_special_tokens=False)["input_ids"]
-                counts.learnt += sum(map(len, ids))
-                counts.unknown += sum(part.count(processor.tokenizer.unk_token_id) for part in ids)
+                for _, ids in encode_answers(processor.tokenizer, row["messages"]):
+                    counts.learnt += len(ids)
+                    counts.unknown += ids.count(processor.tokenizer.unk_token_id)
     return found
 
 
@@ -164,4 +165,11 @@ def answers_in(messages: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-__all__ = ["SourceCounts", "answers_in", "count_sources", "describe_sources", "draw_sources"]
+def encode_answers(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+    """Each of a row's answers with its tokens, the space that the chat template puts before it included: a tokenizer
+    of words may know a word only with it."""
+    answers = answers_in(messages)
+    return [(answer, tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in answers]
+
+
+__all__ = ["SourceCounts", "answers_in", "count_sources", "describe_sources", "draw_sources", "encode_answers"]

@@ -277,6 +277,10 @@ def _error_response(http: "Request | None", error: Exception) -> "Response":
     """The error in the form of OpenAI's servers; what is not the client's fault appears in the log only."""
     if isinstance(error, RequestError):
         return JSONResponse(error_body(str(error), error.status, error.param, error.code), error.status)
+    if isinstance(error, HTTPException) and error.status_code == 404 and http is not None:  # routes alone raise it
+        reason = f"There is no {http.method} {shorten(http.url.path)} here. Questions go to /v1/chat/completions or "
+        reason += "/v1/responses; a page for a browser is `valley demo --server ADDRESS`."
+        return JSONResponse(error_body(reason, 404), 404)
     if isinstance(error, HTTPException):
         return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
     return JSONResponse(error_body(FAILED, 500), CLIENT_GONE if isinstance(error, ClientDisconnect) else 500)

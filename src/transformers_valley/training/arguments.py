@@ -119,13 +119,22 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
     Flags that name data sets of the Hub take the place of the files that a recipe names.
 
     Raises:
-        ValueError: if a value is of another type, a key is unknown, or it is not clear what to train on.
+        ValueError: if a value is of another type, a key is unknown, it is not clear what to train on, or a recipe for
+            GPUs is read on a machine without.
     """
     words = sys.argv[1:] if argv is None else argv
     with warnings.catch_warnings():
         # The name that every supported version of transformers knows; 5.24 calls it `activation_checkpointing`, too.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
-        parsed = _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+        try:
+            parsed = _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+        except ValueError as error:
+            if "support bf16" not in str(error):  # transformers' words, which leave out two of the three flags
+                raise
+            raise ValueError(
+                "The recipe trains in bfloat16 on a GPU (bf16), and torch finds none here that can: see "
+                "torch.cuda.is_available(). To train on the CPU, add --use_cpu true --bf16 false --dtype float32."
+            ) from error
     flags = {word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--")}
     _settle_data(parsed[0], flags)
     return parsed

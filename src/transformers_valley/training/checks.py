@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import AutoConfig, IntervalStrategy
 
 from ..data.lengths import check_max_length
-from ..data.statistics import answers_in
+from ..data.statistics import encode_answers
 from ..processing_valley import ValleyProcessor
 
 
@@ -246,12 +246,13 @@ def _warn_of_unknown_tokens(tokenizer, rows) -> None:
     if tokenizer.unk_token_id is None:
         return
     some = rows.select_columns(["messages"]).take(LOOKED_AT)  # packed rows hold pictures, too
-    answers = [answer for row in some for answer in answers_in(row["messages"])]
-    ids = [part for answer in answers for part in tokenizer(answer, add_special_tokens=False)["input_ids"]]
-    if unknown := ids.count(tokenizer.unk_token_id):
+    encoded = [item for row in some for item in encode_answers(tokenizer, row["messages"])]
+    unknown = [ids.count(tokenizer.unk_token_id) for _, ids in encoded]
+    if number := sum(unknown):
+        learnt, (worst, _) = sum(len(ids) for _, ids in encoded), encoded[unknown.index(max(unknown))]
         warnings.warn(
-            f"{unknown / len(ids):.0%} of the tokens to be learnt are {tokenizer.unk_token}, in the first "
-            f"{LOOKED_AT} rows: this tokenizer cannot spell these answers, such as {answers[0]!r}. Begin from a model "
+            f"{number / learnt:.0%} of the tokens to be learnt are {tokenizer.unk_token}, in the first {LOOKED_AT} "
+            f"rows: this tokenizer cannot spell answers such as {worst!r}. Begin from a model "
             "that has the words.",
             stacklevel=2,
         )
