@@ -93,7 +93,7 @@ def test_second_checkpoint_is_compared_with_the_first(checkpoint, questions, tmp
     evaluate(checkpoint, questions, tmp_path / "a", generation=SHORT, label="A")
     other = evaluate(checkpoint, questions, tmp_path / "b", generation=SHORT, label="B", compare_with=[tmp_path / "a"])
     (comparison,) = [table for table in other.tables if table.name == "comparison1"]
-    assert comparison.header[0] == "against B" and comparison.rows[0][0] == "A: right"
+    assert comparison.header[0] == "against A" and comparison.rows[0][0] == "B: right"
 
 
 def test_memecap_is_scored_by_an_encoder(checkpoint, tmp_path, monkeypatch):

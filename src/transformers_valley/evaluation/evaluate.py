@@ -68,8 +68,8 @@ def evaluate(
         prompts (`str`, *optional*, defaults to `"protocol"`):
             The judge's, as for [`judge`].
         compare_with (`list[path]`, *optional*):
-            Folders of other runs, judged alike: they stand in the report as well, and where they were asked the same
-            questions, with the significance of the differences.
+            Folders of other runs, judged alike: they stand in the report as well, before this one. Where they were
+            asked the same questions, differences to the first of them follow, with their significance.
         **predicting:
             Of [`predict`]: `batch_size`, `generation`, `sampling`, `dtype`, `device`, `server`, `label`.
 
@@ -91,7 +91,7 @@ def evaluate(
     name = None
     if judges is not None:
         name = judge_answers(output, judges, prompts=prompts).name.removeprefix("judge-")
-    return report([output, *compare_with], Path(output) / "report", judge=name)
+    return report([*compare_with, output], Path(output) / "report", judge=name)
 
 
 def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:
