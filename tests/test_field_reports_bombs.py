@@ -126,3 +126,18 @@ def test_reading_ends_when_it_is_told_to(kind, tmp_path):
     with interrupted_by(time_limit(-1)), pytest.raises(VideoDecodeError, match="takes longer than -1 seconds"):
         read(source, num_frames=4, **rule)
     read(source, num_frames=4, **rule)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webp"])
+@pytest.mark.parametrize("after", [5, 12])
+def test_what_is_interrupted_is_not_taken_for_damaged(kind, after, tmp_path):
+    """However far it got, `on_error="partial"` takes nothing of it."""
+    if kind == "mp4":
+        clip = write_clip(tmp_path / "clip.mp4", 10, fps=10)
+    else:
+        clip = tmp_path / "clip.webp"
+        clip.write_bytes(write_webp(64, 10))
+    asked = iter(range(after))
+    with interrupted_by(lambda: next(asked, None) is None and "enough." or None):
+        with pytest.raises(VideoDecodeError, match="enough"):
+            sample_video(clip, fps=10, on_error="partial")

@@ -26,6 +26,7 @@ from .video_packets import FLOAT32_ERROR, Clip, Timeline
 from .video_sources import (
     MAX_PIXELS,
     Pictures,
+    ReadInterrupted,
     SharedFile,
     VideoDecodeError,
     VideoSegment,
@@ -420,8 +421,8 @@ def _load_pictures(
                     raise VideoDecodeError(buffer.name, f"frame {index} is {found}, the first {expected}.")
                 buffer.put(slot, picture)
                 loaded[index] = index
-            except VideoDecodeError:
-                if on_error == "raise":
+            except VideoDecodeError as error:
+                if on_error == "raise" or isinstance(error, ReadInterrupted):
                     raise
                 loaded[index] = None
         shown.append(loaded[index])

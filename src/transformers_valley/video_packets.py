@@ -21,7 +21,7 @@ import numpy as np
 
 from .video_cropping import Cropping, read_matroska_cropping, read_mov_cropping
 from .video_interrupts import CHECK
-from .video_sources import MAX_PIXELS, SharedFile, VideoDecodeError, check_animation
+from .video_sources import MAX_PIXELS, ReadInterrupted, SharedFile, VideoDecodeError, check_animation
 
 
 __all__ = ["FLOAT32_ERROR", "LARGEST_STEP_BACK", "TIMES_KEPT", "Clip", "Timeline"]
@@ -45,6 +45,7 @@ CONTAINERS = (
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"  # its index lists every packet
 # Their index of keyframes is complete and cheap to seek in.
 INDEXED_CONTAINERS = (MOV, "matroska,webm", "avi")
+HEIF_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")  # of photos
 
 
 class Clip:
@@ -148,7 +149,8 @@ class Clip:
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoDecodeError(self.name, "it has no video stream.")
-        if self.container.format.name == MOV and any(s.disposition & Disposition.dependent for s in streams):
+        brand = self.container.metadata.get("major_brand", "")
+        if brand in HEIF_BRANDS and any(s.disposition & Disposition.dependent for s in streams):
             reason = "it is a photo stored in tiles (HEIC), which FFmpeg gives one by one. Convert it to JPEG or PNG."
             raise VideoDecodeError(self.name, reason)
         best = self.container.streams.best("video")
@@ -184,10 +186,10 @@ class Clip:
         """Ends the work on the clip where somebody gives a reason, see [`interrupted_by`].
 
         Raises:
-            VideoDecodeError: says it.
+            ReadInterrupted: says it.
         """
         if reason := self.why_stop():
-            raise VideoDecodeError(self.name, reason)
+            raise ReadInterrupted(self.name, reason)
 
     def _raise_read_error(self) -> None:
         if isinstance(self.file, _FileForFFmpeg) and self.file.error is not None:

@@ -32,6 +32,7 @@ from .video_interrupts import CHECK
 __all__ = [
     "MAX_PIXELS",
     "PICTURE_FORMATS",
+    "ReadInterrupted",
     "Pictures",
     "SharedFile",
     "VideoDecodeError",
@@ -82,6 +83,10 @@ class VideoDecodeError(ValueError):
 
     def __str__(self) -> str:
         return f"Cannot read video {self.path!r}: {self.reason} {self.hint}".rstrip()
+
+
+class ReadInterrupted(VideoDecodeError):
+    """Reading was ended from outside, see [`interrupted_by`]: that is no damage, and nothing of the clip is taken."""
 
 
 @dataclass(frozen=True)
@@ -637,7 +642,7 @@ def _find_animation(image: Any, name: str) -> tuple[int, int]:
 
 def _stop_if_told(name: str) -> None:
     if reason := CHECK.get()():
-        raise VideoDecodeError(name, reason)
+        raise ReadInterrupted(name, reason)
 
 
 def _is_pil(value: Any) -> bool:

@@ -187,8 +187,8 @@ def claim_folder(file: str | os.PathLike, settings: Mapping[str, Any], ignored: 
     if differing := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
         told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in differing[:20]]
         raise ValueError(
-            f"{file.parent} holds another run: {'; '.join(told)}. Choose another output folder, or the settings of "
-            "that run. Nothing was changed there."
+            f"{file.parent} holds another run: {'; '.join(told)}. Choose another output, give the settings of "
+            "that run, or delete the folder if it is not needed. Nothing was changed there."
         )
 
 

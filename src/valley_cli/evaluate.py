@@ -100,7 +100,9 @@ def evaluate(
     ] = "protocol",
     compare_with: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of another run, to compare with. May be given again.", metavar="FOLDER"),
+        typer.Option(
+            help="Folder of another run, to compare with. Of several, the first is the baseline.", metavar="FOLDER"
+        ),
     ] = None,
     label: Annotated[
         str | None,

@@ -94,7 +94,8 @@ def test_the_health_check_tells_a_server_from_none(service):
 @pytest.mark.slow
 def test_what_is_copied_into_it_is_enough_for_the_wheel(tmp_path):
     """The stage `wheel`, with the build backend of this environment; the wheel has the command and its recipes."""
-    pytest.importorskip("hatchling", reason="hatchling, which builds the package, is not installed")
+    for needed in ("hatchling", "hatch_fancy_pypi_readme"):
+        pytest.importorskip(needed, reason=f"{needed}, which builds the package, is not installed")
     admitted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     (tmp_path / "source").mkdir()
     for line in instructions("COPY"):

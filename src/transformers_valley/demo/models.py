@@ -15,6 +15,7 @@ from ..chat import VideoChat
 from ..endpoint import file_url
 from ..processing_valley import ValleyProcessor
 from ..video_decoding import SampledVideo, sample_video
+from ..video_interrupts import MAX_READ_SECONDS, interrupted_by, time_limit
 
 
 __all__ = ["LocalModel", "RemoteModel"]
@@ -44,7 +45,8 @@ class LocalModel:
 
     def sample(self, path: str, **sampling: Any) -> SampledVideo:
         """Decode the frames that the model will see. Raises `VideoDecodeError` where it cannot."""
-        return self.processor.video_processor.sample(path, **sampling)
+        with interrupted_by(time_limit(MAX_READ_SECONDS)):
+            return self.processor.video_processor.sample(path, **sampling)
 
     def begin(self) -> VideoChat:
         """A new conversation."""
@@ -107,7 +109,8 @@ class RemoteModel:
 
     def sample(self, path: str, **sampling: Any) -> SampledVideo:
         """The frames that the server will sample, by the same rule."""
-        return sample_video(path, size=SHOWN_SIZE, **sampling)
+        with interrupted_by(time_limit(MAX_READ_SECONDS)):
+            return sample_video(path, size=SHOWN_SIZE, **sampling)
 
     def begin(self) -> list[dict[str, Any]]:
         """A new conversation."""

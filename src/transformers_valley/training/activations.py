@@ -83,7 +83,8 @@ def count_step(
     # Autocast keeps its copies until the forward pass ends, when there are no gradients yet, which are larger. What is
     # recomputed has those of one layer.
     beside = casts if accumulates else casts / layers
-    recomputed = once + layers * tokens * wide * hidden + max(fused, tokens * layer + max(passing, beside))
+    recomputed = once + layers * tokens * wide * hidden
+    recomputed += max(fused + accumulates * casts, tokens * layer + max(passing, beside))
 
     # Two operations per weight and token forward, two for gradients of activations, two for those of weights.
     matrices, trained = (sum(w.numel() for w in weights.values() if w.requires_grad >= only) for only in (0, 1))

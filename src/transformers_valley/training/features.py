@@ -322,12 +322,13 @@ class _Visuals(torch.utils.data.Dataset):
 def _sources_of(row: dict[str, Any]) -> Iterator[_Source]:
     """The visuals of a row, in their order."""
     if row.get("clips") is not None:
-        clips, pictures = iter(row["clips"]), iter(row["pictures"])
+        clips, pictures, images = iter(row["clips"]), iter(row["pictures"]), iter(row.get("images") or ())
         for visual in iter_visuals(row["messages"]):
             if visual.modality == "video":
                 yield _Source("video", visual.source["video"], packed=tuple(next(clips)["frames"]))
             else:
-                yield _Source("image", str(visual.source), packed=(next(pictures),))
+                path = next(images, None) if visual.source is None else visual.source
+                yield _Source("image", str(path), packed=(next(pictures),))
         return
     for visual in visuals_of(row):
         settings = dict(visual.source) if visual.modality == "video" else {"video": visual.source}
