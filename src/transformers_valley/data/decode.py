@@ -4,7 +4,7 @@
 A training batch and `valley data check` read rows with it, so that the one finds what the other would.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..processing_valley import Visual, iter_visuals
@@ -66,21 +66,22 @@ def visuals_of(row: dict[str, Any]) -> Iterator[Visual]:
         yield visual
 
 
-def messages_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+def messages_of(row: dict[str, Any], shown: Iterable[Any] | None = None) -> list[dict[str, Any]]:
     """
     The messages of a row as `processor.apply_chat_template` reads them: every visual in its block.
 
     Args:
         row (`dict`):
             As [`load_rows`] gives it.
+        shown (`Iterable`, *optional*):
+            What stands in the blocks of the visuals, in their order; by default what [`visuals_of`] reads.
     """
-    visuals = visuals_of(row)
+    visuals = iter(shown) if shown is not None else (visual.source for visual in visuals_of(row))
 
     def block_of(block: dict[str, Any]) -> dict[str, Any]:
         if block["type"] == "text":
             return {"type": "text", "text": block["text"]}
-        visual = next(visuals)
-        return {"type": visual.modality, visual.modality: visual.source}
+        return {"type": block["type"], block["type"]: next(visuals)}
 
     return [
         {"role": message["role"], "content": [block_of(block) for block in message["content"]]}

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.decode import visuals_of
+from ..data.decode import messages_of, visuals_of
 from ..data.frames import read_clip, read_picture
 from ..modeling_valley import ValleyForConditionalGeneration, ValleyModel
 from ..processing_valley import ValleyProcessor, iter_visuals, output_size
@@ -209,20 +209,11 @@ class FeatureCache:
                 "were there, or made, before the first step. All machines must see the same folder, and nothing may "
                 "be deleted in it meanwhile. Start again: what is missing is made."
             ) from error
-        parts, found = iter(features), {}
-
-        def block_of(block: dict[str, Any]) -> dict[str, Any]:
-            modality = block["type"]
-            if modality == "text":
-                return {"type": "text", "text": block["text"]}
-            found.setdefault(modality, []).append(part := next(parts))
-            return {"type": modality, modality: self._blank(modality, len(part))}
-
-        messages = [
-            {"role": message["role"], "content": [block_of(block) for block in message["content"]]}
-            for message in row["messages"]
-        ]
-        return messages, {modality: torch.cat(of_modality) for modality, of_modality in found.items()}
+        found: dict[str, list[torch.Tensor]] = {}
+        for visual, part in zip(visuals, features, strict=True):
+            found.setdefault(visual.modality, []).append(part)
+        blanks = [self._blank(visual.modality, len(part)) for visual, part in zip(visuals, features, strict=True)]
+        return messages_of(row, blanks), {modality: torch.cat(parts) for modality, parts in found.items()}
 
     def _blank(self, modality: str, num_frames: int) -> Any:
         """What the processor counts placeholders by: on the meta device, so that nothing is computed."""
