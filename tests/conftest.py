@@ -13,6 +13,7 @@ import copy
 import pytest
 import torch
 from clips import write_clip
+from huggingface_hub import HfApi
 from tiny import tiny_processor, tiny_tokenizer, tiny_valley
 
 
@@ -45,6 +46,14 @@ def folder(tmp_path_factory):
 def clip(folder):
     """90 frames at 25 per second: 3.6 seconds."""
     return write_clip(folder / "clip.mp4", 90)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A machine from which the Hub cannot be reached, without HF_HUB_OFFLINE."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    nobody = HfApi(endpoint="http://127.0.0.1:9")  # no one listens at this port
+    monkeypatch.setattr("transformers_valley.checkpoint.model_info", nobody.model_info)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import model_info, try_to_load_from_cache
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from .configuration_valley import ValleyConfig
@@ -17,7 +18,7 @@ from .modeling_valley import ValleyForConditionalGeneration
 from .processing_valley import ValleyProcessor
 
 
-__all__ = ["Checkpoint", "find_checkpoint"]
+__all__ = ["Checkpoint", "check_reachable", "find_checkpoint"]
 
 QUANTIZATION = {
     "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -103,6 +104,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     """
     path, _, revision = (name, "", "") if os.path.isdir(name) else name.partition("@")
     checkpoint = Checkpoint(path, revision or None)
+    check_reachable(path, checkpoint.revision)
     try:
         config = _read_config(checkpoint)
     except (OSError, ValueError) as error:
@@ -120,6 +122,35 @@ def find_checkpoint(name: str) -> Checkpoint:
     return checkpoint
 
 
+def check_reachable(name: str, revision: str | None = None) -> None:
+    """
+    Ask the Hub once, unless `name` is a folder or was downloaded before.
+
+    Where there is no connection, transformers asks for each file six times, and waits between: minutes for a folder
+    whose name was mistyped.
+
+    Args:
+        name (`str`): a folder, or a name on the Hub.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: if there is no such folder, and no connection to the Hub.
+    """
+    if os.path.exists(name):
+        return
+    try:
+        files = ("config.json", "adapter_config.json")
+        if not any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files):
+            model_info(name, revision=revision, timeout=10)
+    except (OSError, ValueError):
+        pass  # an answer of the Hub, a name that it cannot have, or HF_HUB_OFFLINE: transformers says which
+    except Exception as error:  # of the HTTP library, which huggingface_hub has changed before
+        reason = str(error) or type(error).__name__
+        raise OSError(
+            f"Cannot load {name!r}: there is no such folder here, and the Hub cannot be reached ({reason})."
+        ) from error
+
+
 def _read_config(checkpoint: Checkpoint) -> Any:
     where = {"revision": checkpoint.revision or "main"}
     try:
@@ -131,6 +162,7 @@ def _read_config(checkpoint: Checkpoint) -> Any:
 
     base = PeftConfig.from_pretrained(checkpoint.path).base_model_name_or_path
     try:
+        check_reachable(base)
         return AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

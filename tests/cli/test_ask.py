@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from clips import write_clip
@@ -70,6 +71,14 @@ def test_what_cannot_be_asked_gives_one_line(checkpoint, words, message):
     result = ask(*[checkpoint if word == "CKPT" else word for word in words])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_without_a_network_one_attempt_is_enough(no_network):
+    started = time.monotonic()
+    result = ask("outputs/nothing", "Hi")
+    assert result.exit_code == 1 and time.monotonic() - started < 10  # transformers alone tries for 23 seconds
+    expected = "Error: Cannot load 'outputs/nothing': there is no such folder here, and the Hub cannot be reached ("
+    assert result.stderr.startswith(expected) and result.stderr.count("\n") == 1
 
 
 def test_template_that_reaches_for_python_gives_one_line(checkpoint, tmp_path):

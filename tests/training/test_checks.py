@@ -169,6 +169,14 @@ def test_bad_input_ends_in_one_clear_error(folder, config, options, message, mon
         sft.main(flags_of(folder, config, options))
 
 
+@pytest.mark.parametrize("vision", ["", "nobody/vision"])
+def test_without_a_network_the_model_is_named_at_once(folder, vision, no_network):
+    model = str(folder / "llama") if vision else "nobody/valley"
+    flags = arguments("stage1_align.yaml", model, folder / "rows.json", folder / "unreached")
+    with pytest.raises(OSError, match="Cannot load 'nobody/.*': there is no such folder here, and the Hub cannot be"):
+        sft.main([*flags, "--vision_model_name_or_path", vision])
+
+
 def test_answers_that_the_tokenizer_cannot_spell_are_told(folder):
     tokenizer = tiny_tokenizer()
     rows = Dataset.from_list([{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "Bars."}]}]}])

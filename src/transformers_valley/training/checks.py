@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, IntervalStrategy
 
+from ..checkpoint import check_reachable
 from ..data.lengths import check_max_length
 from ..data.statistics import encode_answers
 from ..processing_valley import ValleyProcessor
@@ -140,12 +141,18 @@ def check_arguments(valley_args, training_args, model_args) -> None:
 def _check_model_type(valley_args, model_args) -> None:
     name, vision = model_args.model_name_or_path, valley_args.vision_model_name_or_path
     if not name:
-        raise ValueError("There is no model_name_or_path: name a Valley checkpoint, or a language model to join.")
+        raise ValueError(
+            "There is no model_name_or_path: name a Valley checkpoint, or a language model to join "
+            "(--model_name_or_path path/to/valley)."
+        )
     if os.path.exists(os.path.join(name, "adapter_config.json")):
         raise ValueError(
             f"model_name_or_path={name!r} is a LoRA adapter. To train on from it, merge it into its model first "
             "(docs/how-to/train_both_stages.md, use the result)."
         )
+    check_reachable(name, model_args.model_revision)
+    if vision:
+        check_reachable(vision)
     kind = AutoConfig.from_pretrained(name, revision=model_args.model_revision).model_type
     if kind != "valley" and not vision:
         raise ValueError(

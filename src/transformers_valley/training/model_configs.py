@@ -17,6 +17,7 @@ from transformers import (
 )
 from trl import ModelConfig
 
+from ..checkpoint import check_reachable
 from ..configuration_valley import SPECIAL_TOKENS, ValleyConfig
 from .arguments import ValleyArguments
 
@@ -83,7 +84,10 @@ def _read_config(name: str) -> PreTrainedConfig:
             f"{name} is a LoRA adapter: merge it with its model first. docs/how-to/train_both_stages.md shows how, "
             "under 'Use the result'."
         )
+    if not name:
+        raise ValueError("There is no model to estimate: name it with --model_name_or_path path/to/valley.")
     try:
+        check_reachable(name)
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
