@@ -201,6 +201,8 @@ def test_the_command_needs_spacy_or_chooses(captions, tmp_path, monkeypatch):
     file = write_webvid(tmp_path / "captions.csv", captions)
     command = ["data", "filter", str(file), "-o", str(tmp_path / "out.jsonl"), "--most", "20"]
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
+    absent = CliRunner().invoke(app, ["data", "filter", "gone.csv", "-o", str(tmp_path / "out.jsonl")])
+    assert absent.exit_code == 1 and absent.stderr == "Error: Cannot read 'gone.csv': there is no such file.\n"
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 1 and "transformers-valley[build]" in refused.stderr
     monkeypatch.setattr("transformers_valley.data.build.phrases.NounPhrases", lambda *_: words)
