@@ -995,6 +995,7 @@ def test_engines_may_build_parameters_without_values_beside_real_buffers():
     assert torch.equal(table, expected)
 
 
+@pytest.mark.slow
 def test_a_fresh_interpreter_loads_every_auto_class_with_equal_results(model, checkpoint, tmp_path):
     inputs = mixed_inputs(model)
     torch.save(inputs, tmp_path / "inputs.pt")

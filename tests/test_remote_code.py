@@ -88,6 +88,7 @@ def run(code, *arguments, home, environment=Path(sys.prefix)):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_folder_loads_without_the_package(checkpoint, clip, tmp_path):
     found = run(WITHOUT_THE_PACKAGE, checkpoint, clip, tmp_path / "again", home=tmp_path / "home")
     assert found["classes"] == {
@@ -118,6 +119,7 @@ def other_environments() -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not other_environments(), reason="needs an environment beside this one: `make test-oldest` has one"
 )

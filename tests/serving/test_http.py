@@ -127,7 +127,7 @@ def test_answer_ends_with_its_client(service, stream):
             with contextlib.suppress(openai.APITimeoutError):
                 answer = ask(client, "Who are you?", model="val@ley", max_tokens=4000, stream=stream)
                 next(iter(answer))
-                assert counts() == (0, 1)
+                assert sum(counts()) == 1  # waiting or running: the first chunk comes before the first token
                 answer.close()
         deadline = time.monotonic() + 10
         while counts() != (0, 0):

@@ -48,14 +48,8 @@ def test_missing_dependency_is_one_line(monkeypatch):
     assert 'pip install "transformers-valley[serve]"' in start_error("path/to/valley")
 
 
-@pytest.mark.parametrize(
-    "signals",
-    [
-        [signal.SIGTERM],
-        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
-        pytest.param([signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
 def test_server_says_what_it_waits_for_and_ends_within_seconds(checkpoint, tmp_path, signals):
     log = tmp_path / "log"
     with started(["-c", VALLEY, "serve", checkpoint, "--port", "0", "--device", "cpu"], log) as (process, url):
