@@ -14,6 +14,7 @@ from pathlib import Path
 
 SECTIONS = {"tutorials": "Tutorials", "how-to": "How-to", "reference": "Reference", "explanation": "Explanation"}
 LINK = re.compile(r'(\]\(|(?:src|href)=")(?![a-z]+:|[#/])([^)\s"#]+)')
+HEADING = re.compile(r"^\*\*(.+)\*\*$", re.MULTILINE)
 FENCE = re.compile(r"^( *)(`{3,})([^\n]*)\n.*?^\1\2`*$", re.MULTILINE | re.DOTALL)
 # Sections of which a reader wants one: tabs on the site, and read one after the other in the repository.
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- /tabs -->$", re.MULTILINE | re.DOTALL)
@@ -22,9 +23,15 @@ log = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_config(config):
-    """Make the navigation: a section for each folder, its pages in the order in which docs/index.md links them."""
+    """
+    Make the navigation: a section for each folder, its pages in the order in which docs/index.md links them.
+
+    The how-tos are many, and stand under the headings that they have there.
+    """
     docs = Path(config.docs_dir)
-    linked = [path for _, path in LINK.findall((docs / "index.md").read_text())]
+    index = (docs / "index.md").read_text()
+    linked = [path for _, path in LINK.findall(index)]
+    _, *groups = HEADING.split(index)
 
     def pages(folder: str) -> list[str]:
         found = [path.relative_to(docs).as_posix() for path in (docs / folder).glob("*.md")]
@@ -32,8 +39,14 @@ def on_config(config):
 
     folders = {path.name for path in docs.iterdir() if list(path.glob("*.md"))}
     order = [*SECTIONS, *sorted(folders - SECTIONS.keys())]  # a folder that has no title here still has its place
-    sections = [{SECTIONS.get(name, name.capitalize()): pages(name)} for name in order if name in folders]
-    config.nav = [{"Start": pages(".")}, *sections]
+    sections = {name: pages(name) for name in order if name in folders}
+    grouped = [
+        {title: [page for page in sections["how-to"] if f"]({page})" in links]}
+        for title, links in zip(groups[::2], groups[1::2], strict=True)
+    ]
+    sections["how-to"] = [group for group in grouped if all(group.values())]
+    titled = [{SECTIONS.get(name, name.capitalize()): entries} for name, entries in sections.items()]
+    config.nav = [{"Start": pages(".")}, *titled]
     return config
 
 

@@ -30,7 +30,12 @@ def config():
 def test_every_page_is_in_the_navigation_once(site, config):
     sections = [section for entry in site.on_config(config).nav for section in entry.items()]
     assert [name for name, _ in sections[:3]] == ["Start", "Tutorials", "How-to"]
-    listed = [page for _, pages in sections for page in pages]
+    groups = dict(sections)["How-to"]
+    assert [title for group in groups for title in group] == ["Begin", "Ask", "Data", "Train", "Evaluate and publish"]
+    pages = {name: found for name, found in sections if name != "How-to"}
+    for group in groups:
+        pages |= group
+    listed = [page for group in pages.values() for page in group]
     assert listed[0] == "index.md"
     assert sorted(listed) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md"))
 
