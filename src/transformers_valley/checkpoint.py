@@ -18,7 +18,7 @@ from .modeling_valley import ValleyForConditionalGeneration
 from .processing_valley import ValleyProcessor
 
 
-__all__ = ["Checkpoint", "check_reachable", "find_checkpoint"]
+__all__ = ["Checkpoint", "check_reachable", "find_checkpoint", "why_not_loaded"]
 
 QUANTIZATION = {
     "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -108,15 +108,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     try:
         config = _read_config(checkpoint)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if os.path.isfile(path):
-            reason = "it is a file, and a checkpoint is a folder. Unpack an archive first."
-        elif not os.path.isdir(path):
-            is_path = path.count("/") != 1 or path.startswith((".", "/", "~"))
-            reason = "there is no such folder" + (
-                "." if is_path else f" here, nor can it be read from the Hub: {reason}"
-            )
-        raise OSError(f"Cannot load {name!r}: {reason}") from error
+        raise OSError(f"Cannot load {name!r}: {why_not_loaded(path, error)}") from error
     if not isinstance(config, ValleyConfig):
         raise ValueError(f"{name!r} is not a Valley checkpoint but one of {config.model_type!r}.")
     return checkpoint
@@ -149,6 +141,18 @@ def check_reachable(name: str, revision: str | None = None) -> None:
         raise OSError(
             f"Cannot load {name!r}: there is no such folder here, and the Hub cannot be reached ({reason})."
         ) from error
+
+
+def why_not_loaded(name: str, error: Exception) -> str:
+    """Why a folder, or a name on the Hub, could not be loaded: what transformers says of it is about both."""
+    reason = str(error).strip().splitlines()[0]
+    if os.path.isfile(name):
+        return "it is a file, and a checkpoint is a folder. Unpack an archive first."
+    if os.path.isdir(name):
+        return reason
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return "there is no such folder."
+    return f"there is no such folder here, nor can it be read from the Hub: {reason}"
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:

@@ -60,7 +60,7 @@ def test_views_options_and_sampling_reach_the_run(checkpoint, questions, tmp_pat
         ),
         (["CKPT", "--data", "QUESTIONS", "--option", "fast"], "own has no option fast; it has none."),
         (["CKPT", "--data", "QUESTIONS", "--fps", "1", "--num-frames", "2"], "--num-frames and --fps exclude each"),
-        (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' is not there"),
+        (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' cannot be loaded"),
         (["CKPT", "--data", "QUESTIONS", "--judge-server", "http://127.0.0.1:9/v1"], "cannot be reached"),
         (["CKPT", "--data", "QUESTIONS", "--benchmark", "msvd_qa"], "msvd_qa needs test_qa.json"),
     ],

@@ -178,7 +178,7 @@ def test_judge_that_is_not_there_and_key_that_is_wrong(tmp_path):
             judge(run, EndpointJudge(server.url, "m"))
     with pytest.raises(EndpointError, match="cannot be reached"):
         EndpointJudge(server.url)
-    with pytest.raises(FileNotFoundError, match="The judge 'no/such' is not there"):
+    with pytest.raises(FileNotFoundError, match="The judge 'no/such' cannot be loaded"):
         LocalJudge("no/such")
     assert not any("verdicts.jsonl" in str(path) and path.stat().st_size for path in run.rglob("*"))
 

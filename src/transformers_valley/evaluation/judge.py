@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ..checkpoint import check_reachable, why_not_loaded
 from ..endpoint import Endpoint
 from ..whole_files import claim_folder
 from .benchmark import Benchmark
@@ -122,16 +123,14 @@ class LocalJudge:
     ):
         if model is None:
             model, revision = DEFAULT_JUDGE["model"], DEFAULT_JUDGE["revision"]
+        check_reachable(model, revision)
         try:
             config = AutoConfig.from_pretrained(model, revision=revision)
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
         except OSError as error:
-            is_name = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-            is_missing = not is_name and not Path(model).is_dir()
-            reason = "there is no such folder." if is_missing else str(error).strip().splitlines()[0]
             raise FileNotFoundError(
-                f"The judge {model!r} is not there: {reason} Give the folder of one, the URL of a server, or none: "
-                "string match needs no judge."
+                f"The judge {model!r} cannot be loaded: {why_not_loaded(model, error)} Give the folder of one, the "
+                "URL of a server, or none: string match needs no judge."
             ) from None
         if self._tokenizer.chat_template is None:
             raise ValueError(f"{model} has no chat template: a judge is a chat model.")
