@@ -100,6 +100,11 @@ OURS = [
     (STAGE2, {"vision_model_name_or_path": "valley"}, "is a Valley already.*Leave vision_model_name_or_path"),
     # options
     (STAGE2, {"load_in_4bit": True}, "Quantized weights do not train: .* set use_peft: true"),
+    (
+        LORA,
+        {"load_in_4bit": True, "eval_data": "held_out.json", "eval_strategy": "epoch"},
+        "packs weights of 4 bits, which pass no gradient on from then",
+    ),
     (STAGE2, {"output_dir": "rows.json"}, "rows.json' is a file. Name a folder"),
     (STAGE2, {"packing": True}, "TRL's packing is for text only. Set pack_batches: true"),
     (STAGE2, {"padding_free": True}, "TRL's padding_free is for text only. Set pack_batches: true"),

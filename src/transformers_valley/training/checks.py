@@ -136,6 +136,14 @@ def check_arguments(valley_args, training_args, model_args) -> None:
     check_trained(valley_args, model_args)
     check_options(training_args)
     _check_evaluation(valley_args, training_args)
+    answers = valley_args.preview_data and valley_args.preview_steps
+    if model_args.load_in_4bit and training_args.device.type == "cpu" and (valley_args.eval_sources() or answers):
+        # Those with AVX512-BF16, and for good: bitsandbytes 0.50, nn/modules.py, Linear4bit.forward.
+        raise ValueError(
+            "On some CPUs the first evaluation or sample answer packs weights of 4 bits, which pass no gradient on "
+            "from then. Leave out load_in_4bit, or evaluate after the run: delete eval_data, eval_strategy and "
+            "preview_data from the recipe."
+        )
 
 
 def _check_model_type(valley_args, model_args) -> None:
