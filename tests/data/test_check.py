@@ -125,6 +125,19 @@ def test_rows_that_are_too_long_are_counted_and_not_bad(files, media, processor)
         check_data(files, media, max_length=150)
 
 
+def test_preferences_are_checked_with_both_answers(media, tmp_path, processor):
+    def pair(name, clip="good.mp4", rejected="No."):
+        return {"id": name, "video": clip, "question": "What?", "chosen": "Yes.", "rejected": rejected}
+
+    pairs = [pair("good"), pair("torn", "torn.mp4"), pair("long", rejected="A red circle. " * 50), pair("equal")]
+    pairs[3]["rejected"] = pairs[3]["chosen"]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    report = check_data([tmp_path / "pairs.jsonl"], media, processor, max_length=150, num_proc=1)
+    assert sorted(error.id for error in report.bad) == ["equal", "torn"]
+    assert any("`chosen` and `rejected` are equal" in error.reason for error in report.bad)
+    assert report.rows == {"pairs": 4} and report.too_long == {"pairs": 1}
+
+
 def test_a_row_that_kills_its_process_is_named(media, tmp_path, monkeypatch):
     """Decoders crash; the other rows are still told."""
     rows = [record(f"{i}", image="good.png") for i in range(40)]

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -26,9 +26,11 @@ from ..video_decoding import SamplingRule, available_cores, sample_video
 from ..video_processing_valley import ValleyVideoProcessor
 from ..video_sources import VideoDecodeError, load_image
 from .decode import BadSampleError, visuals_of
+from .formats import to_row
 from .lengths import count_tokens
 from .load import Media, iter_records
 from .mixtures import Source
+from .preferences import to_preference
 from .rows import CLIP_SETTINGS
 
 
@@ -65,7 +67,7 @@ def check_data(
     num_proc: int | None = None,
 ) -> DataReport:
     """
-    Find the rows that would stop a training or be skipped by it.
+    Find the rows that would stop a training or be skipped by it; also preferences, as [`load_preferences`] reads them.
 
     A row is bad if it does not parse, a clip or an image of it cannot be read, or a clip has no such part. Images are
     read wholly. Of a clip both ends of the file and the first frame are; with `full` all frames are decoded that
@@ -80,7 +82,8 @@ def check_data(
             Of the model to be trained. Its video processor says which frames `full` decodes (by default one in two
             seconds), and `max_length` needs it.
         max_length (`int`, *optional*):
-            Rows with more tokens are counted as too long; that makes none bad.
+            Rows with more tokens are counted as too long; that makes none bad. Of a preference the longer
+            answer counts.
         full (`bool`, *optional*, defaults to `False`):
             Decode what training decodes.
         num_proc (`int`, *optional*):
@@ -107,7 +110,7 @@ def check_data(
 
 def _good_records(files: Sequence, media_root: Media, report: DataReport) -> Iterator[dict]:
     """Rows that parse; all are counted, and the others are bad."""
-    for name, source, row in iter_records(files, media_root):
+    for name, source, row in iter_records(files, media_root, _row_or_preference):
         report.rows[source] += 1
         if isinstance(row, ValueError):
             report.bad.append(BadSampleError(name, source, None, str(row)))
@@ -116,6 +119,11 @@ def _good_records(files: Sequence, media_root: Media, report: DataReport) -> Ite
         report.clips[source] += blocks.count("video")
         report.images[source] += blocks.count("image")
         yield row
+
+
+def _row_or_preference(record: Any, folders: Media, position: int) -> dict[str, Any]:
+    is_preference = isinstance(record, Mapping) and {"chosen", "rejected"} <= record.keys()
+    return to_preference(record, folders) if is_preference else to_row(record, folders, position)
 
 
 Found = list[tuple[BadSampleError | None, bool, str]]  # of each row: what is wrong, whether it is too long, its source
@@ -178,12 +186,20 @@ def _check_rows(rows: list[dict]) -> Found:
         fault, is_long = _fault(row), False
         if fault is None and _max_length is not None:
             try:
-                is_long = count_tokens([row["messages"]], _processor, _max_length)[0] > _max_length
+                is_long = max(count_tokens(_conversations(row), _processor, _max_length)) > _max_length
             except (ValueError, TemplateError) as error:
                 fault = (None, str(error))
         error = None if fault is None else BadSampleError(row["id"], row["source"], *fault)
         found.append((error, is_long, row["source"]))
     return found
+
+
+def _conversations(row: dict) -> list[list[dict[str, Any]]]:
+    """The messages that a row trains on: those of a preference end in one answer or the other."""
+    if "rejected" not in row:
+        return [row["messages"]]
+    worse = {"role": "assistant", "content": [{"type": "text", "text": row["rejected"]}]}
+    return [row["messages"], [*row["messages"][:-1], worse]]
 
 
 def _fault(row: dict) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHARDS = 8  # of each source of a stream that is mixed: as many workers can read it side by side
 Media = str | os.PathLike | Mapping[str, str | os.PathLike] | None
+Convert = Callable[[Any, Any, int], dict[str, Any]]  # of a record, folders of its media, and its position
 
 
 def load_rows(
@@ -278,18 +279,22 @@ _NOT_PACKED = {"clips": None, "pictures": None}
 
 
 def iter_records(
-    files: Sequence[str | os.PathLike | Source], media_root: Media = None
+    files: Sequence[str | os.PathLike | Source], media_root: Media = None, convert: Convert = to_row
 ) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
     """`id`, `source` and row of every record of [`load_rows`]' sources, whatever is taken of them; in the place of a
-    row that is none the error that says why."""
+    row that is none the error that says why. `convert` is [`to_row`], or takes and returns the same."""
     for source in as_sources(files, media_root):
         if source.path is not None:
             check_file(source.path)
-        yield from iter_source(source)
+        yield from iter_source(source, convert=convert)
 
 
 def iter_source(
-    source: Source, positions: np.ndarray | None = None, part: tuple[int, int] = (0, 1), streaming: bool = False
+    source: Source,
+    positions: np.ndarray | None = None,
+    part: tuple[int, int] = (0, 1),
+    streaming: bool = False,
+    convert: Convert = to_row,
 ) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
     """
     `id`, name of the source and row of its records; in the place of a row that is none the error that says why.
@@ -303,6 +308,8 @@ def iter_source(
             Number of this reader, and of all that share the records.
         streaming (`bool`, *optional*, defaults to `False`):
             Read a data set from where it is.
+        convert (`Callable`, *optional*, defaults to [`to_row`]):
+            Makes a row of a record.
     """
     shard, num_shards = part
     if is_packed(source.dataset):
@@ -323,7 +330,7 @@ def iter_source(
         if not isinstance(record, ValueError):
             try:
                 record = with_paths(record) if source.path is None else record
-                record = to_row(record, folders, position) | {"id": name, "source": source.name}
+                record = convert(record, folders, position) | {"id": name, "source": source.name}
             except ValueError as error:
                 record = ValueError(f"{source}, record {position}: {error}")
         yield name, source.name, record
