@@ -53,12 +53,21 @@ def run(
             metavar="YAML",
         ),
     ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option(help="Processes to launch.", metavar="NUMBER", min=1, show_default="what the config says"),
+    ] = None,
 ) -> None:
     """Train by a recipe. Each of its keys can be given as a flag, which wins."""
     path, flags = find_file("recipe", recipe), with_underscores(context.args)
+    if accelerate_config is None and num_processes is not None:
+        raise ValueError("--num-processes needs a launcher: add --accelerate-config multi_gpu, zero2 or zero3.")
     if accelerate_config is not None:
         launcher = find_file("config of Accelerate", accelerate_config)
+        check_processes(launcher, num_processes, flags)
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher)]
+        if num_processes is not None:
+            launch += ["--num_processes", str(num_processes)]
         os.execv(sys.executable, [*launch, "-m", "valley_cli", "train", str(path), *flags])
     from transformers_valley.training import train
 
@@ -118,6 +127,29 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
     raise FileNotFoundError(
         f"There is no {kind} {name}: neither a file, nor one that comes with the package ({', '.join(shipped)})."
     )
+
+
+def check_processes(launcher: Path, num_processes: int | None, flags: list[str]) -> None:
+    """
+    Refuse more processes on GPUs than there are: each would fail a minute later, above a traceback of the launcher.
+
+    Raises:
+        ValueError: says how many there are, and what to do.
+    """
+    import torch
+    import yaml
+
+    config = yaml.safe_load(launcher.read_text())
+    wanted, found = num_processes or config.get("num_processes", 1), torch.accelerator.device_count()
+    on_cpu = config.get("use_cpu") or any(flag.startswith("--use_cpu") for flag in flags)
+    if on_cpu or config.get("num_machines", 1) > 1 or wanted <= found:
+        return
+    advice = (
+        f"Add --num-processes {found}; with a higher --gradient-accumulation-steps the batch stays the same."
+        if found
+        else "To train on the CPU, add --use-cpu true --bf16 false --dtype float32 in place of --accelerate-config."
+    )
+    raise ValueError(f"{launcher.name} starts {wanted} processes on GPUs, and torch finds {found} here. {advice}")
 
 
 def with_underscores(words: list[str]) -> list[str]:

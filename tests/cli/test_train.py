@@ -60,7 +60,8 @@ def test_flags_are_kebab_case_or_as_in_the_recipe(trained):
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "multi_gpu", "cpu", "ddp_cpu"])
-def test_it_launches_itself_by_accelerate(name, launched, trained):
+def test_it_launches_itself_by_accelerate(name, launched, trained, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 8)
     CliRunner().invoke(app, ["train", "stage1_align", "--accelerate-config", name, "--max-steps", "3"])
     ((program, command),) = launched
     assert program == sys.executable and command[1:3] == ["-m", "accelerate.commands.launch"]
@@ -69,12 +70,28 @@ def test_it_launches_itself_by_accelerate(name, launched, trained):
     assert not trained
 
 
+def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
+    words = ["train", "stage1_align", "--accelerate-config", "zero2"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 1 and not launched
+    assert "zero2.yaml starts 8 processes on GPUs, and torch finds 4 here. Add --num-processes 4" in refused.stderr
+    CliRunner().invoke(app, [*words, "--num-processes", "4"])
+    assert launched[-1][1][5:8] == ["--num_processes", "4", "-m"]
+    CliRunner().invoke(app, [*words, "--use-cpu", "true"])
+    assert launched[-1][1][-2:] == ["--use_cpu", "true"]
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["train", "stage3"], "There is no recipe stage3: neither a file, nor one .* stage1_align, stage2_instruct"),
         (["train", "gone.yaml"], "There is no recipe gone.yaml"),
         (["train", "stage1_align", "--accelerate-config", "zero9"], "no config of Accelerate zero9: .* zero2, zero3"),
+        (
+            ["train", "stage1_align", "--num-processes", "2"],
+            "--num-processes needs a launcher: add --accelerate-config",
+        ),
         (["train", "estimate", "stage3"], "There is no recipe stage3"),
         (["train", "stage1_align", "--use-cpu", "true", "--nonsense"], "nonsense"),
         (["train", "stage1_align", "--learning-rate", "fast"], "invalid float value: 'fast'"),
