@@ -299,8 +299,8 @@ def check_number_of_rows(number: int, args) -> None:
     """Refuse as many rows as make no run of the processes and batches in the arguments. Raises a `ValueError`."""
     if number == 1:
         raise ValueError(
-            "There is 1 row of data, from which a model learns nothing but that row. Was a file cut short? To learn "
-            "one row by heart on purpose, name its file twice."
+            "There is 1 row of data, from which a model learns nothing but that row. Was a file cut short? To overfit "
+            "one row on purpose, name its file twice."
         )
     if number < args.world_size:
         raise ValueError(
