@@ -29,9 +29,8 @@ def on_config(config):
     The how-tos are many, and stand under the headings that they have there.
     """
     docs = Path(config.docs_dir)
-    index = (docs / "index.md").read_text()
-    linked = [path for _, path in LINK.findall(index)]
-    _, *groups = HEADING.split(index)
+    _, *groups = HEADING.split((docs / "index.md").read_text())
+    linked = [path for _, path in LINK.findall("".join(groups))]
 
     def pages(folder: str) -> list[str]:
         found = [path.relative_to(docs).as_posix() for path in (docs / folder).glob("*.md")]
