@@ -2,6 +2,7 @@
 """`valley ask`: one question about clips, for a shell or a script."""
 
 import json
+import os
 from functools import partial
 from typing import Annotated
 
@@ -40,6 +41,10 @@ def ask(
     from transformers_valley.chat import VideoChat
     from transformers_valley.checkpoint import find_checkpoint
 
+    if os.path.exists(question):
+        raise ValueError(
+            f"'{question}' is a file, and the question comes last: valley ask CKPT CLIP \"What happens?\""
+        )
     found = find_checkpoint(checkpoint)
     processor = found.load_processor()
     set_sampling(processor, num_frames, fps, on_error)

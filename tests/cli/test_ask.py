@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import sys
 import time
 
 import pytest
@@ -61,6 +62,9 @@ def test_a_question_needs_no_clip(checkpoint, model, processor):
     [
         (["nowhere/at/all", "Hi"], "Error: Cannot load 'nowhere/at/all': there is no such folder."),
         ([__file__, "Hi"], "it is a file, and a checkpoint is a folder"),
+        (["CKPT/..", "Hi"], "it has no config.json, and '"),
+        (["CKPT", __file__], "test_ask.py' is a file, and the question comes last"),
+        (["CKPT", "What happens?", __file__], "test_ask.py' is a file, and the question comes last"),
         (["CKPT", "none.mp4", "Hi"], "Cannot read video 'none.mp4': there is no such file."),
         (["CKPT", "Hi", "--num-frames", "2", "--fps", "1"], "--num-frames and --fps exclude each other"),
         (["CKPT", "Hi", "--dtype", "int7"], "There is no dtype 'int7'"),
@@ -68,7 +72,7 @@ def test_a_question_needs_no_clip(checkpoint, model, processor):
     ],
 )
 def test_what_cannot_be_asked_gives_one_line(checkpoint, words, message):
-    result = ask(*[checkpoint if word == "CKPT" else word for word in words])
+    result = ask(*[word.replace("CKPT", checkpoint) for word in words])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
 
@@ -79,6 +83,13 @@ def test_without_a_network_one_attempt_is_enough(no_network):
     assert result.exit_code == 1 and time.monotonic() - started < 10  # transformers alone tries for 23 seconds
     expected = "Error: Cannot load 'outputs/nothing': there is no such folder here, and the Hub cannot be reached ("
     assert result.stderr.startswith(expected) and result.stderr.count("\n") == 1
+
+
+def test_an_adapter_needs_peft(tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    result = ask(tmp_path, "Hi")
+    assert result.exit_code == 1 and "is a LoRA adapter, which needs peft: pip install peft." in result.stderr
 
 
 def test_template_that_reaches_for_python_gives_one_line(checkpoint, tmp_path):

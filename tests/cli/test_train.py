@@ -14,6 +14,8 @@ from valley_cli.app import app
 
 RECIPES = ["fine_tune_lora", "small_align", "small_instruct", "stage1_align", "stage2_instruct", "stage2_lora"]
 
+ON_CPU = ["--use-cpu", "true", "--bf16", "false"]
+
 
 @pytest.fixture
 def trained(monkeypatch):
@@ -93,7 +95,15 @@ def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch):
             "--num-processes needs a launcher: add --accelerate-config",
         ),
         (["train", "estimate", "stage3"], "There is no recipe stage3"),
-        (["train", "stage1_align", "--use-cpu", "true", "--nonsense"], "nonsense"),
+        (["train", "stage1_align", "--use-cpu", "true", "--nonsense"], "There is no argument nonsense\\.$"),
+        (
+            ["train", "stage1_align", *ON_CPU, "--learn-rate", "1e-3"],
+            "no argument learn_rate; did you mean learning_rate?",
+        ),
+        (
+            ["train", "stage1_align", *ON_CPU, "--learning-rat", "1e-3"],
+            "no argument learning_rat; did you mean learning_rate?",
+        ),
         (["train", "stage1_align", "--learning-rate", "fast"], "invalid float value: 'fast'"),
     ],
 )

@@ -4,10 +4,12 @@
 Input: a recipe (YAML) and flags. Output: [`ValleyArguments`], TRL's `SFTConfig` and `ModelConfig`.
 """
 
+import difflib
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -127,8 +129,10 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
         # The name that every supported version of transformers knows; 5.24 calls it `activation_checkpointing`, too.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
         try:
-            parsed = _Parser((ValleyArguments, SFTConfig, ModelConfig)).parse_args_and_config(argv)
+            parsed = _Parser(_KINDS, allow_abbrev=False).parse_args_and_config(argv)
         except ValueError as error:
+            if "arguments are not used" in str(error):  # TRL's words, which name no other
+                raise ValueError(_name_unknown(str(error))) from error
             if "support bf16" not in str(error):  # transformers' words, which leave out two of the three flags
                 raise
             raise ValueError(
@@ -138,6 +142,18 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ValleyArguments, 
     flags = {word.partition("=")[0][2:].replace("-", "_") for word in words if word.startswith("--")}
     _settle_data(parsed[0], flags)
     return parsed
+
+
+_KINDS = (ValleyArguments, SFTConfig, ModelConfig)
+
+
+def _name_unknown(message: str) -> str:
+    known = [field.name for kind in _KINDS for field in fields(kind)]
+    told = []
+    for name in re.findall(r"'--([\w-]+)", message):
+        close = difflib.get_close_matches(name, known, 1)
+        told.append(f"There is no argument {name}" + (f"; did you mean {close[0]}?" if close else "."))
+    return " ".join(told) or message
 
 
 _INSTEAD = {"data": "dataset", "eval_data": "dataset_eval_split"}  # a data set of the Hub for files
