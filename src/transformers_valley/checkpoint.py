@@ -149,7 +149,8 @@ def why_not_loaded(name: str, error: Exception) -> str:
     if os.path.isfile(name):
         return "it is a file, and a checkpoint is a folder. Unpack an archive first."
     if os.path.isdir(name):
-        return reason
+        inner = [path.parent for path in sorted(Path(name).glob("*/config.json"))]
+        return f"it has no config.json, and '{inner[0]}' has: name that." if inner else reason
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         return "there is no such folder."
     return f"there is no such folder here, nor can it be read from the Hub: {reason}"
@@ -162,7 +163,10 @@ def _read_config(checkpoint: Checkpoint) -> Any:
     except (OSError, ValueError):
         if not os.path.exists(os.path.join(checkpoint.path, "adapter_config.json")):
             raise
-    from peft import PeftConfig
+    try:
+        from peft import PeftConfig
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{checkpoint.path!r} is a LoRA adapter, which needs peft: pip install peft.") from error
 
     base = PeftConfig.from_pretrained(checkpoint.path).base_model_name_or_path
     try:
