@@ -5,12 +5,12 @@
 before weights are loaded; `check_parts` at model, processor and rows.
 """
 
+import logging
 import os
 import re
 import shutil
 import sys
 import sysconfig
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +24,8 @@ from ..data.lengths import check_max_length
 from ..data.statistics import encode_answers
 from ..processing_valley import ValleyProcessor
 
+
+logger = logging.getLogger(__name__)
 
 LOOKED_AT = 32  # rows whose answers are looked at before a run
 
@@ -265,11 +267,9 @@ def _warn_of_unknown_tokens(tokenizer, rows) -> None:
     unknown = [ids.count(tokenizer.unk_token_id) for _, ids in encoded]
     if number := sum(unknown):
         learnt, (worst, _) = sum(len(ids) for _, ids in encoded), encoded[unknown.index(max(unknown))]
-        warnings.warn(
+        logger.warning(
             f"{number / learnt:.0%} of the tokens to be learnt are {tokenizer.unk_token}, in the first {LOOKED_AT} "
-            f"rows: this tokenizer cannot spell answers such as {worst!r}. Begin from a model "
-            "that has the words.",
-            stacklevel=2,
+            f"rows: this tokenizer cannot spell answers such as {worst!r}. Begin from a model that has the words."
         )
 
 

@@ -7,6 +7,7 @@ Input: a recipe and flags. Output: a trained model with its card, its state and 
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -38,7 +39,9 @@ def train(argv: Sequence[str] | None = None) -> SFTTrainer:
         OSError: if the disk is full.
     """
     valley_args, training_args, model_args = read_arguments(argv)
-    with clear_errors(training_args.output_dir):
+    with warnings.catch_warnings(), clear_errors(training_args.output_dir):
+        # peft asks by the name that every supported version of transformers knows.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         trainer = SFTTrainer(**prepare(valley_args, training_args, model_args))
         replace_reports(trainer, valley_args, model_args)
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
