@@ -111,8 +111,8 @@ def test_a_section_that_hangs_or_dies_leaves_what_it_measured(monkeypatch, tmp_p
         import sys, time
         open(sys.argv[sys.argv.index("--output") + 1], "w").write({json.dumps(row)!r})
     """
-    monkeypatch.setitem(on_gpu.SECTIONS, "limits", (None, 5))
-    for end, problem in (("time.sleep(99)", "stopped after 5 s"), ("sys.exit(3)", "ended with 3")):
+    monkeypatch.setitem(on_gpu.SECTIONS, "limits", (None, 2))
+    for end, problem in (("time.sleep(99)", "stopped after 2 s"), ("sys.exit(3)", "ended with 3")):
         pretend(monkeypatch, on_gpu, tmp_path, textwrap.dedent(code) + end)
         found = on_gpu.start_section("limits", argparse.Namespace(dry_run=False))
         assert found[0] == row and (found[1]["measure"], found[1]["note"]) == ("error", problem)

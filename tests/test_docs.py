@@ -148,7 +148,13 @@ def workplace(_workplace, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page.stem == "describe_your_first_video" else page
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_code_runs_and_prints_what_the_page_says(page, workplace):
     namespace = {"__name__": "__main__"}

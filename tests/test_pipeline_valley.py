@@ -211,6 +211,7 @@ def test_in_tree_tasks_serve_a_video_chat_too(checkpoint, pipe, clip, task):
     assert answer(other(text=chat(clip), **NEW)).strip() == answer(pipe(chat(clip), **NEW))
 
 
+@pytest.mark.slow
 def test_a_fresh_interpreter_needs_only_the_import(checkpoint, clip):
     code = (
         "import sys, transformers_valley\n"

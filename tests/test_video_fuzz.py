@@ -276,14 +276,14 @@ def clips(tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_damaged_files_give_frames_or_a_video_decode_error(clips, tmp_path):
-    report = fuzz(clips, jobs(clips, range(150)), tmp_path)
+    report = fuzz(clips, jobs(clips, range(100)), tmp_path)
     assert not report.failures, "\n\n".join(report.failures)
-    assert report.counts["all", "frames"] > 15 and report.counts["all", "refused"] > 15  # both ends are seen
+    assert report.counts["all", "frames"] > 10 and report.counts["all", "refused"] > 10  # both ends are seen
 
 
 @pytest.mark.slow
 def test_many_damaged_files_give_frames_or_a_video_decode_error(clips, tmp_path):
-    report = fuzz(clips, jobs(clips, range(150, 2150)), tmp_path)
+    report = fuzz(clips, jobs(clips, range(100, 2100)), tmp_path)
     assert not report.failures, "\n\n".join(report.failures)
 
 

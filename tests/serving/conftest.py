@@ -22,9 +22,10 @@ from transformers_valley.serving.engine import Engine
 from transformers_valley.serving.server import Service, build_app
 
 
-@pytest.fixture(scope="module")
-def clips(folder):
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
     """A folder with silent clips, an image, and files that are neither."""
+    folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "clip.mp4", 60, fps=10)
     write_clip(folder / "other.mp4", 30, fps=5)
     write_clip(folder / "short.mp4", 3, fps=10)
@@ -43,7 +44,7 @@ def site(clips):
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(checkpoint, clips, tmp_path_factory):
     """A client of `valley serve`; its address is `client.base_url`."""
     log = tmp_path_factory.mktemp("server") / "log"
