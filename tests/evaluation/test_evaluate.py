@@ -63,6 +63,8 @@ def test_views_options_and_sampling_reach_the_run(checkpoint, questions, tmp_pat
         (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' cannot be loaded"),
         (["CKPT", "--data", "QUESTIONS", "--judge-server", "http://127.0.0.1:9/v1"], "cannot be reached"),
         (["CKPT", "--data", "QUESTIONS", "--benchmark", "msvd_qa"], "msvd_qa needs test_qa.json"),
+        (["CKPT", "--data", "QUESTIONS", "--compare-with", "nope"], "Cannot compare with 'nope': there is no such"),
+        (["CKPT", "--data", "QUESTIONS", "--compare-with", "CKPT"], "holds no run of valley evaluate (no run.json)"),
     ],
 )
 def test_error_is_one_line_before_anything_is_asked(checkpoint, questions, tmp_path, words, message):

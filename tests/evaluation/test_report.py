@@ -146,9 +146,9 @@ def test_runs_that_cannot_share_a_report(tmp_path):
     plain = write_run(tmp_path / "d", ten(9), label="D")
     with pytest.raises(ValueError, match=r"different questions of own questions \(10 and 5\)"):
         report([plain, fewer])
-    with pytest.raises(ValueError, match="both called 'D': predict with a label"):
+    with pytest.raises(ValueError, match="both called 'D': give one .* another `label` in its run.json"):
         report([plain, write_run(tmp_path / "e", ten(9), label="D")])
-    with pytest.raises(FileNotFoundError, match="holds no run.*Predict first"):
+    with pytest.raises(FileNotFoundError, match="nothing holds no run of valley evaluate: there is no run.json"):
         report(tmp_path / "nothing")
 
 

@@ -12,7 +12,7 @@ from .benchmarks import BENCHMARKS, load_benchmark
 from .bertscore import BertScorer
 from .judge import EndpointJudge, Judge, LocalJudge
 from .judge import judge as judge_answers
-from .predict import predict
+from .predict import RUN, predict
 from .report import Report, report
 
 
@@ -75,7 +75,12 @@ def evaluate(
 
     Returns:
         [`Report`]; `None` in all processes but the first one.
+
+    Raises:
+        FileNotFoundError: before anything is asked, if there is no run to compare with.
     """
+    for folder in compare_with:
+        _check_compared(Path(folder))
     asked = load_benchmark(benchmark, data, media_root, split, limit, **(options or {}))
     examples = []
     if shots:
@@ -92,6 +97,12 @@ def evaluate(
     if judges is not None:
         name = judge_answers(output, judges, prompts=prompts).name.removeprefix("judge-")
     return report([*compare_with, output], Path(output) / "report", judge=name)
+
+
+def _check_compared(folder: Path) -> None:
+    if not (folder / RUN).exists():
+        found = f"it holds no run of valley evaluate (no {RUN})" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"Cannot compare with '{folder}': {found}. Give the output of an earlier evaluation.")
 
 
 def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:

@@ -156,7 +156,7 @@ def read_predictions(run: str | os.PathLike) -> list[dict[str, Any]]:
     """
     run = Path(run)
     if not (run / RUN).exists():
-        raise FileNotFoundError(f"{run} holds no run: there is no {RUN}. Predict first.")
+        raise FileNotFoundError(f"{run} holds no run of valley evaluate: there is no {RUN}.")
     return list({(record["view"], record["id"]): record for record in _records(run)}.values())
 
 

@@ -20,6 +20,7 @@ from .asking import VIEWS
 from .benchmark import Item
 from .page import write_page
 from .plots import draw_bars
+from .predict import RUN
 from .records import read_json, write_json, write_text
 from .run import Run, load_run
 from .statistics import compare, estimate
@@ -247,7 +248,8 @@ def _check_together(runs: Sequence[Run]) -> None:
             )
         if first.name == other.name:
             raise ValueError(
-                f"{first.folder} and {other.folder} are both called {first.name!r}: predict with a label."
+                f"{first.folder} and {other.folder} are both called {first.name!r}: give one of them another `label` "
+                f"in its {RUN}."
             )
 
 
