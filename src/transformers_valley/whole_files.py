@@ -21,6 +21,8 @@ from typing import Any
 _DISK_FULL = re.compile(r"os error (28|122)\b|unexpected pos|iostream error|PytorchStreamWriter failed writing")
 
 
+MOST_TOLD = 5  # settings that differ, in a message
+
 # A line of generated Markdown.
 GENERATED = (
     "<!-- Written by transformers_valley, which replaces this file as long as this line stands here. Delete the line "
@@ -163,7 +165,9 @@ def is_generated(text: str) -> bool:
     return GENERATED in text.splitlines()
 
 
-def claim_folder(file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequence[str] = ()) -> None:
+def claim_folder(
+    file: str | os.PathLike, settings: Mapping[str, Any], ignored: Sequence[str] = (), deciding: Sequence[str] = ()
+) -> None:
     """
     Keep a folder to one run: write its settings there, or compare with those that stand there.
 
@@ -174,9 +178,11 @@ def claim_folder(file: str | os.PathLike, settings: Mapping[str, Any], ignored: 
             Of the run, as JSON can hold them.
         ignored (`list[str]`, *optional*):
             Keys at the top that may differ, such as the date.
+        deciding (`list[str]`, *optional*):
+            Settings such as `model.weights`: where one differs, the others of `model` are not told.
 
     Raises:
-        ValueError: if the settings there differ; it names those that do, with both values.
+        ValueError: if the settings there differ; it names up to five that do, with both values.
     """
     file, settings = Path(file), json.loads(json.dumps(settings))
     if not file.exists():
@@ -185,7 +191,11 @@ def claim_folder(file: str | os.PathLike, settings: Mapping[str, Any], ignored: 
     found = read_json(file)
     before, now = (dict(_flatten({k: v for k, v in each.items() if k not in ignored})) for each in (found, settings))
     if differing := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
-        told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in differing[:20]]
+        decided = [name for name in deciding if name in differing]
+        groups = tuple(f"{name.rpartition('.')[0]}." for name in decided)
+        names = decided + [name for name in differing if not name.startswith(groups)]
+        told = [f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}" for name in names[:MOST_TOLD]]
+        told += [f"and {len(names) - MOST_TOLD} more"] if len(names) > MOST_TOLD else []
         raise ValueError(
             f"{file.parent} holds another run: {'; '.join(told)}. Choose another output, give the settings of "
             "that run, or delete the folder if it is not needed. Nothing was changed there."

@@ -71,3 +71,18 @@ def test_folder_keeps_to_one_run(tmp_path):
     for told in ("another run", "batch_size was 8, now 4", "max_new_tokens was 8, now 9", "top_p was None"):
         assert told in text
     assert read_json(file)["created"] == "today"
+
+
+def test_another_run_is_told_in_few_words(file):
+    claim_folder(file, {f"s{i}": i for i in range(8)})
+    with pytest.raises(ValueError, match="s0 was 0, now None; .*; s4 was 4, now None; and 3 more. Choose"):
+        claim_folder(file, {})
+
+
+def test_setting_that_decides_stands_for_its_neighbours(tmp_path):
+    file = tmp_path / "run.json"
+    claim_folder(file, {"a": 1, "model": {"dtype": "auto", "weights": "x"}})
+    with pytest.raises(ValueError, match="run: model.weights was 'x', now 'y'; a was 1, now 2. Choose"):
+        claim_folder(file, {"a": 2, "model": {"dtype": "half", "weights": "y"}}, deciding=["model.weights"])
+    with pytest.raises(ValueError, match="run: model.dtype was 'auto', now 'half'. Choose"):
+        claim_folder(file, {"a": 1, "model": {"dtype": "half", "weights": "x"}}, deciding=["model.weights"])

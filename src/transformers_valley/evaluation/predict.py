@@ -30,6 +30,7 @@ T, R = TypeVar("T"), TypeVar("R")
 
 RUN, PREDICTIONS = "run.json", "predictions.jsonl"
 _PART = "predictions.part-{}.jsonl"  # of one process
+_DECIDING = ("model.weights", "model.served_as")  # another model differs in much more
 GREEDY = {"do_sample": False, "num_beams": 1}
 _WAIT = timedelta(days=7)  # processes wait for the slowest one; ten minutes, the default, are a few long clips
 
@@ -120,7 +121,7 @@ def predict(
             "batch_size": batch_size,
             "versions": _versions(),
         }
-        claim_folder(output / RUN, settings, ignored=("label", "created"))
+        claim_folder(output / RUN, settings, ignored=("label", "created"), deciding=_DECIDING)
     state.wait_for_everyone()
 
     answered = {(r["view"], r["id"]) for r in _records(output) if r["error"] is None}
