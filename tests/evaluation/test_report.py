@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from evaluating import record, write_json, write_jsonl, write_run
+from matplotlib.figure import Figure
 from PIL import Image
 
 from transformers_valley.evaluation.benchmark import Column
@@ -178,6 +179,27 @@ def test_picture_has_a_point_for_every_group(tmp_path):
     report(write_run(tmp_path, [*ten(8), *ten(3, "blind")]))
     with Image.open(tmp_path / "report/run1.png") as picture:
         assert picture.width > 400 and picture.height > 200
+
+
+@pytest.mark.parametrize(("benchmark", "label", "most"), [("own", "% right", 100), ("video_chatgpt", "score", 5)])
+def test_axis_shows_all_that_a_number_can_be(tmp_path, monkeypatch, benchmark, label, most):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), file.touch()))
+    report(write_run(tmp_path, [*ten(0), *ten(0, "blind")], benchmark))
+    (axes,) = drawn[0].axes
+    low, high = axes.get_xlim()
+    assert axes.get_xlabel() == f"{label}, with 95% intervals" and -most / 20 < low < 0 and most < high < 1.05 * most
+
+
+def test_marker_on_the_edge_of_a_small_picture_is_whole(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), file.touch()))
+    report(write_run(tmp_path, [*ten(0), *ten(10, "blind")]))
+    drawn[0].draw_without_rendering()
+    (axes,) = drawn[0].axes
+    for line in axes.lines:  # markers, and the caps of their intervals
+        for x, y in axes.transData.transform(line.get_xydata()) - axes.bbox.min:
+            assert 4 < x < axes.bbox.width - 4 and 4 < y < axes.bbox.height - 4
 
 
 def test_page_holds_every_question_with_frames_answers_and_verdicts(tmp_path):

@@ -17,6 +17,7 @@ def draw_bars(
     file: str | os.PathLike,
     title: str,
     measure: str,
+    most: float,
     groups: Sequence[str],
     series: Mapping[str, Sequence[Estimate]],
 ) -> None:
@@ -26,6 +27,7 @@ def draw_bars(
     Args:
         file (path): the picture; its suffix chooses the format.
         title (`str`), measure (`str`): above it and below it.
+        most (`float`): the largest value that the measure can have, where its axis ends.
         groups (`list[str]`): from top to bottom.
         series (`dict[str, list[Estimate]]`): for each of its names one number per group.
     """
@@ -41,13 +43,13 @@ def draw_bars(
             spread = [[max(0, e.value - e.low) for _, e in points], [max(0, e.high - e.value) for _, e in points]]
             marker = MARKERS[index % len(MARKERS)]
             rows = [y for y, _ in points]
-            # A point at 0 stands on the frame, whole.
-            axes.errorbar(values, rows, xerr=spread, fmt=marker, capsize=3, label=name, clip_on=False, zorder=3)
+            axes.errorbar(values, rows, xerr=spread, fmt=marker, capsize=3, label=name, zorder=3)
         axes.set_yticks(range(len(shown)), shown)
-        axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         left_out = f", {len(groups) - MOST} groups left out" if len(groups) > MOST else ""
-        axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}", xlim=(0, None))
+        axes.set(title=title, xlabel=f"{measure}, with 95% intervals{left_out}")
+        axes.set_xlim(-0.02 * most, 1.02 * most)  # a marker at either end is whole
+        axes.set_ylim(len(shown) - 0.5, -0.5)
         if len(series) > 1:
             place_legend(axes, "lower")
         figure.savefig(file)

@@ -263,6 +263,12 @@ def _same_benchmark(runs: Sequence[Run]) -> list[list[Run]]:
 # --- Plots and results ---------------------------------------------------------------------------------------------
 
 
+def _axis(run: Run) -> tuple[str, float]:
+    """What the axis of a run's main number says, and where it ends."""
+    name, measure = run.main().name, run.benchmark.main
+    return (name, 5) if measure == "score" else (f"% {name}" if measure == "correct" else name, 100)
+
+
 def _draw_views(run: Run, file: Path) -> None:
     groups = _groups(run)
     series = {
@@ -270,7 +276,7 @@ def _draw_views(run: Run, file: Path) -> None:
         for view in VIEWS
         if view in run.items
     }
-    draw_bars(file, f"{run.name} on {run.benchmark.title}", run.main().name, list(groups), series)
+    draw_bars(file, f"{run.name} on {run.benchmark.title}", *_axis(run), list(groups), series)
 
 
 def _draw_comparison(runs: Sequence[Run], file: Path) -> None:
@@ -279,7 +285,7 @@ def _draw_comparison(runs: Sequence[Run], file: Path) -> None:
         run.name: [estimate(run.main("clip", filter(belongs, run.items["clip"]))) for belongs in groups.values()]
         for run in runs
     }
-    draw_bars(file, f"On {runs[0].benchmark.title}", runs[0].main().name, list(groups), series)
+    draw_bars(file, f"On {runs[0].benchmark.title}", *_axis(runs[0]), list(groups), series)
 
 
 def _results(run: Run) -> dict[str, Any]:
