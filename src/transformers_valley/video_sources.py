@@ -31,6 +31,7 @@ from .video_interrupts import CHECK
 
 __all__ = [
     "MAX_PIXELS",
+    "NO_SUCH_FILE",
     "PICTURE_FORMATS",
     "ReadInterrupted",
     "Pictures",
@@ -57,6 +58,7 @@ MAX_PIXELS = 8192 * 8192  # of one picture; a header may claim more than any mem
 MAX_SIDES_RATIO = 100  # of a picture's longer side to its shorter one, which is scaled to that of the model
 MAX_PICTURES = 10_000  # of an animated picture
 MAX_ANIMATION_PIXELS = 2**33  # of all its pictures: each is made from the one before, however few bytes it has
+NO_SUCH_FILE = "there is no such file."
 MAX_NAME = 200  # characters of a source in a message: base64 has no end
 
 # What counts as a picture, by Pillow's names. No others are opened: some start programs, such as EPS.
@@ -335,7 +337,7 @@ def _decode_data_url(url: str) -> BinaryIO:
 
 def _check_path(path: str) -> str:
     if not os.path.exists(path):
-        raise VideoDecodeError(path, "there is no such file.")
+        raise VideoDecodeError(path, NO_SUCH_FILE)
     if not os.path.isfile(path):
         raise VideoDecodeError(path, "it is not a regular file.")
     if not os.access(path, os.R_OK):

@@ -89,6 +89,8 @@ def check(
     for error in report.bad:
         typer.echo(str(error))
     typer.echo(report.table())
+    if hint := report.hint():
+        typer.echo(hint)
     if output is not None:
         entries = [{name: getattr(error, name) for name in ("id", "source", "file", "reason")} for error in report.bad]
         output.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))

@@ -184,6 +184,18 @@ def test_the_command_is_content_with_good_data(media, tmp_path):
     assert result.exit_code == 0 and result.stdout.splitlines()[-1].split() == ["good", "1", "1", "0", "0", "0"]
 
 
+def test_the_command_ends_with_a_hint_where_all_clips_of_a_source_are_missing(media, tmp_path):
+    gone = [record("a", video="1.mp4"), record("b", image=["1.png", "good.png"]), record("c"), {"id": "d"}]
+    (tmp_path / "gone.json").write_text(json.dumps(gone))
+    (tmp_path / "some.json").write_text(json.dumps([record("a", video="1.mp4"), record("b", video="good.mp4")]))
+    (tmp_path / "texts.json").write_text(json.dumps([record("a")]))
+    files = [tmp_path / name for name in ("gone.json", "some.json", "texts.json")]
+    last = run(*files, "--media-root", media, "--num-proc", 1).stdout.splitlines()[-1]
+    assert last.startswith(f"None of the clips and images of gone is there: {media / '1.mp4'} was looked for")
+    assert "--media-root" in last
+    assert run(*files[1:], "--media-root", media, "--num-proc", 1).stdout.splitlines()[-1].split()[0] == "all"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -24,7 +24,7 @@ from ..processing_valley import ValleyProcessor
 from ..tables import format_table
 from ..video_decoding import SamplingRule, available_cores, sample_video
 from ..video_processing_valley import ValleyVideoProcessor
-from ..video_sources import VideoDecodeError, load_image
+from ..video_sources import NO_SUCH_FILE, VideoDecodeError, load_image
 from .decode import BadSampleError, visuals_of
 from .formats import to_row
 from .lengths import count_tokens
@@ -39,9 +39,13 @@ CHUNK = 16  # rows that a process takes at once
 
 @dataclass
 class DataReport:
-    """What a check found. `rows`, `clips`, `images` and `too_long` count per source; `bad` holds an error per row."""
+    """
+    What a check found. `rows`, `clips`, `images` and `too_long` count per source, `by_path` rows that show files by
+    their paths; `bad` holds an error per row.
+    """
 
     rows: Counter = field(default_factory=Counter)
+    by_path: Counter = field(default_factory=Counter)
     clips: Counter = field(default_factory=Counter)
     images: Counter = field(default_factory=Counter)
     too_long: Counter = field(default_factory=Counter)
@@ -56,6 +60,19 @@ class DataReport:
         if len(self.rows) > 1:
             lines.append(("all", *(count.total() for count in counts)))
         return format_table(lines, "lrrrrr", markdown=False)
+
+    def hint(self) -> str | None:
+        """What to do about sources of which no clip or image is there; `None` if there are none."""
+        gone = [error for error in self.bad if error.reason == NO_SUCH_FILE]
+        counts = Counter(error.source for error in gone)
+        sources = [source for source, count in counts.items() if count == self.by_path[source]]
+        if not sources:
+            return None
+        place = next(os.path.abspath(error.file) for error in gone if error.source in sources)
+        return (
+            f"None of the clips and images of {', '.join(sources)} is there: {place} was looked for, for one. Give "
+            "their folder as media_root (--media-root), or as `media` in a mixture."
+        )
 
 
 def check_data(
@@ -118,6 +135,7 @@ def _good_records(files: Sequence, media_root: Media, report: DataReport) -> Ite
         blocks = [block["type"] for message in row["messages"] for block in message["content"]]
         report.clips[source] += blocks.count("video")
         report.images[source] += blocks.count("image")
+        report.by_path[source] += row.get("clips") is None and not {"video", "image"}.isdisjoint(blocks)
         yield row
 
 
