@@ -85,6 +85,15 @@ def test_a_missing_file(tmp_path, monkeypatch):
         load_rows([tmp_path / "nowhere.json"])
 
 
+@pytest.mark.parametrize("read", [load_rows, check_data])
+def test_all_missing_files_of_a_mixture_are_named_at_once(tmp_path, monkeypatch, read):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").write_text("[]")
+    (tmp_path / "m.yaml").write_text("sources: [{path: a.json}, {path: there.json}, {path: b.json}, {path: a.json}]")
+    with pytest.raises(FileNotFoundError, match=f"^2 files are missing: a.json, b.json. .* begin in {tmp_path}.$"):
+        read(["m.yaml"])
+
+
 def test_a_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('{"id": "Ä"}'.encode("latin-1"))
     with pytest.raises(ValueError, match="a.jsonl is not UTF-8"):

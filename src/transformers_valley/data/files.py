@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,6 +53,21 @@ def check_file(file: str | os.PathLike) -> None:
         pass
     if not os.path.isfile(file):
         raise ValueError(f"{file} is not a regular file, and records are read several times.")
+
+
+def check_files(files: Sequence[str | os.PathLike]) -> None:
+    """
+    Refuse files of which one cannot be opened, as [`check_file`] does; if several are missing, all are named.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: as [`check_file`] says.
+    """
+    missing = [os.fspath(file) for file in dict.fromkeys(files) if not os.path.exists(file)]
+    if len(missing) > 1:
+        where = "" if all(map(os.path.isabs, missing)) else f" Relative paths begin in {os.getcwd()}."
+        raise FileNotFoundError(f"{len(missing)} files are missing: {', '.join(missing)}.{where}")
+    for file in files:
+        check_file(file)
 
 
 def read_records(file: str | os.PathLike) -> Iterator[Any]:
@@ -185,4 +200,4 @@ def _cell(name: str, value: str) -> Any:
     return value
 
 
-__all__ = ["check_file", "read_records"]
+__all__ = ["check_file", "check_files", "read_records"]

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from datasets import Dataset, Features, IterableDataset, concatenate_datasets, interleave_datasets
 
 from .decode import visuals_of
-from .files import check_file, read_records
+from .files import check_files, read_records
 from .formats import to_row
 from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
 from .hub import home_of, open_data_set, read_data_set, stamp_of, with_paths
@@ -62,14 +62,16 @@ def load_rows(
         when streaming, whose `state_dict` tells where it is.
 
     Raises:
-        FileNotFoundError: if a file is missing.
+        FileNotFoundError: if files are missing; it names all.
         ValueError: if there are no rows, a record is none, or clips are missing; it names source, position and
             reason. When streaming, a bad record shows when it is reached.
         OSError: if the cache cannot be written.
     """
     if on_missing not in ("keep", "raise", "skip"):
         raise ValueError(f"on_missing must be one of keep, raise and skip, got {on_missing!r}.")
-    sources = [_settle(source) for source in as_sources(files, media_root)]
+    sources = as_sources(files, media_root)
+    check_files([source.path for source in sources if source.path is not None])
+    sources = [_settle(source) for source in sources]
     if streaming:
         is_mixture = len(sources) > len(files) or any(map(_is_mixture, files))
         is_whole = len(sources) == 1 and sources[0].dataset and sources[0].take == "all" and sources[0].weight == 1
@@ -97,7 +99,6 @@ def _is_mixture(file: Any) -> bool:
 def _settle(source: Source) -> Source:
     """A source whose paths do not depend on the folder that one is in."""
     if source.path is not None:
-        check_file(source.path)
         folders = {name: os.path.abspath(folder) for name, folder in as_folders(source.media).items()}
         return dataclasses.replace(source, path=os.path.abspath(source.path), media=folders)
     media = home_of(source) if source.media is None else source.media
@@ -283,9 +284,9 @@ def iter_records(
 ) -> Iterator[tuple[str, str, dict[str, Any] | ValueError]]:
     """`id`, `source` and row of every record of [`load_rows`]' sources, whatever is taken of them; in the place of a
     row that is none the error that says why. `convert` is [`to_row`], or takes and returns the same."""
-    for source in as_sources(files, media_root):
-        if source.path is not None:
-            check_file(source.path)
+    sources = as_sources(files, media_root)
+    check_files([source.path for source in sources if source.path is not None])
+    for source in sources:
         yield from iter_source(source, convert=convert)
 
 
@@ -353,8 +354,7 @@ def load_converted(
         FileNotFoundError: if a file is missing.
         ValueError: if there are no records, or `convert` refuses one; it names file, position and reason.
     """
-    for file in files:
-        check_file(file)
+    check_files(files)
     stamps = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]  # another cache when one changes
     arguments = {"files": [os.path.abspath(file) for file in files], "folders": as_folders(media_root)}
     arguments |= {"convert": convert, "stamps": stamps}
