@@ -98,8 +98,12 @@ def test_table_counts_what_was_not_answered_cut_off_and_unjudged(tmp_path):
         1,
     )
     assert row(numbers, "all")["right"].count == 8
-    assert any("1 not answered, 1 answers unjudged" in note for note in numbers.notes)
+    assert any("1 not answered, 1 answer unjudged" in note for note in numbers.notes)
     assert any("Judge: m (endpoint), revision unknown, temperature 0, protocol prompts" in n for n in numbers.notes)
+
+
+def test_one_question_is_told_in_the_singular(tmp_path):
+    assert "valley: own questions, 1 question." in str(report(write_run(tmp_path, ten(1)[:1])))
 
 
 def test_paper_stands_above_ours(tmp_path):

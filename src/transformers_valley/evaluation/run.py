@@ -86,10 +86,10 @@ class Run:
         files = "as published" if all(published) else "not as published" if False in published else "not known to us"
         parts = [
             f"{self.benchmark.title}{', ' + about['split'] + ' split' if about['split'] else ''}",
-            f"{self.asked:,} questions",
+            f"{self.asked:,} question{'s' * (self.asked != 1)}",
             *([f"files {files}"] if about["name"] != "own" else []),
             *([f"{left:,} not answered"] if left else []),
-            *([f"{unjudged:,} answers unjudged"] if unjudged else []),
+            *([f"{unjudged:,} answer{'s' * (unjudged != 1)} unjudged"] if unjudged else []),
         ]
         return f"{self.name}: {', '.join(parts)}."
 
