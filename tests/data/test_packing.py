@@ -212,16 +212,6 @@ def test_a_folder_of_another_pack_is_refused(rows, settings, tmp_path, change):
     assert files_of(tmp_path / "packed") == before
 
 
-def test_a_run_that_made_nothing_keeps_no_folder(rows, settings, tmp_path):
-    (tmp_path / "gone.json").write_text(json.dumps([{"video": "gone.mp4", "question": "?", "answer": "!"}]))
-    gone = load_rows([tmp_path / "gone.json"])
-    with pytest.raises(BadSampleError, match="there is no such file"):
-        pack(gone, tmp_path / "packed", settings, workers=1)
-    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["pack.json"]
-    pack(rows, tmp_path / "packed", settings, num_shards=2, workers=1)
-    assert len(load_rows([tmp_path / "packed"])) == len(rows)
-
-
 def test_a_folder_of_other_files_is_refused(rows, settings, tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "thesis.tex").write_text("x")

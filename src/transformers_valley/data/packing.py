@@ -132,8 +132,6 @@ def _begin(folder: Path, rows: Dataset, settings: PackSettings, num_shards: int)
     names = os.listdir(folder) if folder.exists() else []  # one look: another part may begin at this moment
     if DESCRIPTION in names:
         read_description(folder)  # which says what is wrong with it
-        if names == [DESCRIPTION]:  # of a run that ended at its first row: nothing belongs to it
-            (folder / DESCRIPTION).unlink(missing_ok=True)
     elif any(not name.startswith(".") for name in names):
         raise ValueError(f"{folder} holds other files and no {DESCRIPTION}: choose a new or empty folder.")
     claim_folder(folder / DESCRIPTION, wanted)
