@@ -20,6 +20,7 @@ from .processing_valley import ValleyProcessor
 
 __all__ = ["Checkpoint", "check_reachable", "find_checkpoint", "why_not_loaded"]
 
+_CONFIGS = ("config.json", "adapter_config.json")
 QUANTIZATION = {
     "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "bnb-8bit": {"load_in_8bit": True},
@@ -131,12 +132,13 @@ def check_reachable(name: str, revision: str | None = None) -> None:
     if os.path.exists(name):
         return
     try:
-        files = ("config.json", "adapter_config.json")
-        if not any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files):
+        if not any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in _CONFIGS):
             model_info(name, revision=revision, timeout=10)
-    except (OSError, ValueError):
-        pass  # an answer of the Hub, a name that it cannot have, or HF_HUB_OFFLINE: transformers says which
-    except Exception as error:  # of the HTTP library, which huggingface_hub has changed before
+    except Exception as error:
+        # By name: huggingface_hub has changed its HTTP library before. Of all else transformers says what it is, such
+        # as a name that the Hub does not have, or tries again.
+        if not {"ConnectError", "ConnectTimeout"} & {kind.__name__ for kind in type(error).__mro__}:
+            return
         reason = str(error) or type(error).__name__
         raise OSError(
             f"Cannot load {name!r}: there is no such folder here, and the Hub cannot be reached ({reason})."
@@ -149,8 +151,9 @@ def why_not_loaded(name: str, error: Exception) -> str:
     if os.path.isfile(name):
         return "it is a file, and a checkpoint is a folder. Unpack an archive first."
     if os.path.isdir(name):
+        is_empty = not any(os.path.exists(os.path.join(name, file)) for file in _CONFIGS)
         inner = [path.parent for path in sorted(Path(name).glob("*/config.json"))]
-        return f"it has no config.json, and '{inner[0]}' has: name that." if inner else reason
+        return f"it has no config.json, and '{inner[0]}' has: name that." if is_empty and inner else reason
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         return "there is no such folder."
     return f"there is no such folder here, nor can it be read from the Hub: {reason}"
@@ -169,6 +172,8 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         raise ImportError(f"{checkpoint.path!r} is a LoRA adapter, which needs peft: pip install peft.") from error
 
     base = PeftConfig.from_pretrained(checkpoint.path).base_model_name_or_path
+    if base is None:
+        raise OSError("it is an adapter whose adapter_config.json names no base_model_name_or_path: write it there.")
     try:
         check_reachable(base)
         return AutoConfig.from_pretrained(base)

@@ -76,5 +76,17 @@ PAPER_DATA = (
     ),
 )
 
+# The set that its makers released in the place of Valley-Instruct-73k.
+CORRECTED_DATA = (
+    TrainingData(
+        "Valley-Instruct-65k",
+        "65k",
+        "CC BY-NC 4.0",
+        "https://huggingface.co/datasets/luoruipu1/Valley-Instruct-65k",
+        "corrects the 73k; clips of JukinMedia and VATEX, under their own terms",
+        "luoruipu1/Valley-Instruct-65k",
+    ),
+)
 
-__all__ = ["PAPER_DATA", "TrainingData"]
+
+__all__ = ["CORRECTED_DATA", "PAPER_DATA", "TrainingData"]

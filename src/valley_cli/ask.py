@@ -41,7 +41,7 @@ def ask(
     from transformers_valley.chat import VideoChat
     from transformers_valley.checkpoint import find_checkpoint
 
-    if os.path.exists(question):
+    if os.path.isfile(question):
         raise ValueError(
             f"'{question}' is a file, and the question comes last: valley ask CKPT CLIP \"What happens?\""
         )

@@ -89,6 +89,8 @@ def check(
     for error in report.bad:
         typer.echo(str(error))
     typer.echo(report.table())
+    if count := report.preferences.total():
+        typer.echo(f"{count} of these are preferences, from which DPO learns, and `valley train` does not.")
     if hint := report.hint():
         typer.echo(hint)
     if output is not None:
@@ -319,13 +321,13 @@ def build(
     seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
 ) -> None:
     """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
+    check_files(file)
+    check_folder(output)
     with needs_extra("data"):
         from transformers_valley.data.build.valley_instruct import build_instructions
         from transformers_valley.data.card import write_rows_card
     from transformers_valley.endpoint import Endpoint
 
-    check_files(file)
-    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     request = {} if temperature is None else {"temperature": temperature}
     built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
@@ -363,13 +365,13 @@ def judge(
     concurrency: Concurrency = 16,
 ) -> None:
     """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
+    check_files(file, captions)
+    check_folder(output)
     with needs_extra("data"):
         from transformers_valley.data.build.hallucinations import check_hallucinations
         from transformers_valley.data.card import write_rows_card
     from transformers_valley.endpoint import Endpoint
 
-    check_files(file, captions)
-    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     found = check_hallucinations(file, captions, output, endpoint)
     settings = {"judge": endpoint.model, "clean": found.clean, "marked": found.marked, "undecided": found.undecided}

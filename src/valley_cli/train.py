@@ -2,6 +2,7 @@
 """`valley train RECIPE` trains as `examples/sft.py` does; `valley train estimate RECIPE` tells what that will need."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,13 +50,22 @@ def run(
     accelerate_config: Annotated[
         str | None,
         typer.Option(
+            "--accelerate-config",
+            "--accelerate_config",
             help="Launch by Accelerate with this config: a YAML file, or the name of one of the package.",
             metavar="YAML",
         ),
     ] = None,
     num_processes: Annotated[
         int | None,
-        typer.Option(help="Processes to launch.", metavar="NUMBER", min=1, show_default="what the config says"),
+        typer.Option(
+            "--num-processes",
+            "--num_processes",
+            help="Processes to launch.",
+            metavar="NUMBER",
+            min=1,
+            show_default="what the config says",
+        ),
     ] = None,
 ) -> None:
     """Train by a recipe. Each of its keys can be given as a flag, which wins."""
@@ -64,7 +74,7 @@ def run(
         raise ValueError("--num-processes needs a launcher: add --accelerate-config multi_gpu, zero2 or zero3.")
     if accelerate_config is not None:
         launcher = find_file("config of Accelerate", accelerate_config)
-        check_processes(launcher, num_processes, flags)
+        check_processes(launcher, num_processes, path, flags)
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher)]
         if num_processes is not None:
             launch += ["--num_processes", str(num_processes)]
@@ -129,7 +139,7 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
     )
 
 
-def check_processes(launcher: Path, num_processes: int | None, flags: list[str]) -> None:
+def check_processes(launcher: Path, num_processes: int | None, recipe: Path, flags: list[str]) -> None:
     """
     Refuse more processes on GPUs than there are: each would fail a minute later, above a traceback of the launcher.
 
@@ -139,10 +149,13 @@ def check_processes(launcher: Path, num_processes: int | None, flags: list[str])
     import torch
     import yaml
 
-    config = yaml.safe_load(launcher.read_text())
-    wanted, found = num_processes or config.get("num_processes", 1), torch.accelerator.device_count()
-    on_cpu = config.get("use_cpu") or any(flag.startswith("--use_cpu") for flag in flags)
-    if on_cpu or config.get("num_machines", 1) > 1 or wanted <= found:
+    config, settings = (yaml.safe_load(file.read_text()) or {} for file in (launcher, recipe))
+    if config.get("distributed_type") not in ("MULTI_GPU", "DEEPSPEED") or (config.get("num_machines") or 1) > 1:
+        return
+    flag = re.search(r"--use_cpu(?: (\w+))?", " ".join(flags).replace("=", " "))
+    use_cpu = (flag[1] or "true") if flag else settings.get("use_cpu", False)
+    wanted, found = num_processes or config.get("num_processes") or 1, torch.accelerator.device_count()
+    if config.get("use_cpu") or str(use_cpu).lower() in ("true", "yes", "1") or wanted <= found:
         return
     advice = (
         f"Add --num-processes {found}; with a higher --gradient-accumulation-steps the batch stays the same."

@@ -85,6 +85,28 @@ def test_without_a_network_one_attempt_is_enough(no_network):
     assert result.stderr.startswith(expected) and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.json": "{", "checkpoint-5/config.json": "{}"}, "not a valid JSON"),
+        ({"adapter_config.json": '{"peft_type": "LORA"}', "x/config.json": "{}"}, "names no base_model_name_or_path"),
+        ({"x/config.json": "{}"}, "it has no config.json, and '"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_is_said(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = ask(tmp_path, "Hi")
+    assert result.exit_code == 1 and message in result.stderr, result.stderr
+
+
+def test_a_word_that_names_a_folder_is_a_question(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "colours").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert ask(checkpoint, "colours").exit_code == 0
+
+
 def test_an_adapter_needs_peft(tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -72,7 +72,7 @@ def test_it_launches_itself_by_accelerate(name, launched, trained, monkeypatch):
     assert not trained
 
 
-def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch):
+def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
     words = ["train", "stage1_align", "--accelerate-config", "zero2"]
     refused = CliRunner().invoke(app, words)
@@ -80,8 +80,19 @@ def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch):
     assert "zero2.yaml starts 8 processes on GPUs, and torch finds 4 here. Add --num-processes 4" in refused.stderr
     CliRunner().invoke(app, [*words, "--num-processes", "4"])
     assert launched[-1][1][5:8] == ["--num_processes", "4", "-m"]
+    CliRunner().invoke(app, [*words, "--num_processes", "3"])
+    assert launched[-1][1][5:8] == ["--num_processes", "3", "-m"]
+    assert CliRunner().invoke(app, [*words, "--use-cpu", "false"]).exit_code == 1
     CliRunner().invoke(app, [*words, "--use-cpu", "true"])
     assert launched[-1][1][-2:] == ["--use_cpu", "true"]
+    recipe = tmp_path / "cpu.yaml"
+    recipe.write_text("use_cpu: true\n")
+    CliRunner().invoke(app, ["train", str(recipe), *words[2:]])
+    assert launched[-1][1][-1] == str(recipe)
+    for text in ("", "distributed_type: 'NO'\nnum_processes: 9\n", "distributed_type: MULTI_GPU\nnum_machines: 2\n"):
+        (tmp_path / "launcher.yaml").write_text(text)
+        CliRunner().invoke(app, [*words[:3], str(tmp_path / "launcher.yaml")])
+        assert launched.pop()[1][4] == str(tmp_path / "launcher.yaml")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +101,10 @@ def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch):
         (["train", "stage3"], "There is no recipe stage3: neither a file, nor one .* stage1_align, stage2_instruct"),
         (["train", "gone.yaml"], "There is no recipe gone.yaml"),
         (["train", "stage1_align", "--accelerate-config", "zero9"], "no config of Accelerate zero9: .* zero2, zero3"),
+        (
+            ["train", "stage1_align", *ON_CPU, "stray"],
+            r"\['stray'\] follow no flag: write --name before each value",
+        ),
         (
             ["train", "stage1_align", "--num-processes", "2"],
             "--num-processes needs a launcher: add --accelerate-config",

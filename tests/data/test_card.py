@@ -77,13 +77,16 @@ def test_the_card_of_a_pack_counts_and_tells_the_command_without_folders(work):
     card = DatasetCard.load(work / "packed" / "README.md")
     text = card.content
     assert "6 rows" in text and "| mine | 3 | 3 | 0 | not known | not known |" in text
-    assert "| [Valley-Instruct-73k](https://huggingface.co/datasets/" in text and "JukinMedia" in text
+    assert (
+        "| [Valley-Instruct-65k](https://huggingface.co/datasets/luoruipu1/Valley-Instruct-65k)" in text
+        and "JukinMedia" in text
+    )
     assert "the frames and images may not" in text
     assert str(work) not in text
     command = "pack mine.jsonl valley_instruct_65k.jsonl --output packed --media-root clips --fps 0.5 --num-shards 2"
     assert f"\nvalley data {command}\n" in text
     assert card.data.configs == [{"config_name": "default", "data_files": "train-*.parquet"}]
-    assert card.data.license is None and card.data.source_datasets == ["luoruipu1/Valley-Instruct-73k"]
+    assert card.data.license is None and card.data.source_datasets == ["luoruipu1/Valley-Instruct-65k"]
 
 
 def test_the_licence_of_all_is_that_of_the_set(tmp_path):

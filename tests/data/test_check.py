@@ -135,7 +135,12 @@ def test_preferences_are_checked_with_both_answers(media, tmp_path, processor):
     report = check_data([tmp_path / "pairs.jsonl"], media, processor, max_length=150, num_proc=1)
     assert sorted(error.id for error in report.bad) == ["equal", "torn"]
     assert any("`chosen` and `rejected` are equal" in error.reason for error in report.bad)
-    assert report.rows == {"pairs": 4} and report.too_long == {"pairs": 1}
+    assert report.rows == {"pairs": 4} and report.too_long == {"pairs": 1} and report.preferences == {"pairs": 3}
+
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, [pairs[0], record("row")])))
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "mixed.jsonl"), "--media-root", str(media)])
+    assert result.exit_code == 1 and "it is a row among preferences: use two files." in result.stdout
+    assert "1 of these are preferences, from which DPO learns" in result.stdout
 
 
 def test_a_row_that_kills_its_process_is_named(media, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from transformers.utils import logging
 
-from ..paper_data import PAPER_DATA, TrainingData
+from ..paper_data import CORRECTED_DATA, PAPER_DATA, TrainingData
 from ..whole_files import GENERATED, is_generated, write_whole
 from .frames import is_packed, list_shards, read_description
 from .load import iter_records
@@ -32,7 +32,6 @@ _FACTS = re.compile(r"^<!-- Facts: (.*) -->$", re.MULTILINE)
 _CALLED = {
     "valleywebvid2mpretrain703k": "Valley-702k",
     "llavapretrain595k": "LLaVA-CC3M-Pretrain-595K",
-    "valleyinstruct65k": "Valley-Instruct-73k",
     "videochat11k": "VideoChat-instruct-11K",
 }
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -246,8 +245,8 @@ def push_data(
 
 def _known(source: str) -> TrainingData | None:
     """The set of the paper that a source is, by the set's name or that of its file."""
-    plain = _plain(source)
-    return next((entry for entry in PAPER_DATA if _plain(_CALLED.get(plain, plain)) == _plain(entry.name)), None)
+    name = _plain(_CALLED.get(_plain(source), source))
+    return next((entry for entry in PAPER_DATA + CORRECTED_DATA if _plain(entry.name) == name), None)
 
 
 def _plain(name: str) -> str:

@@ -40,11 +40,12 @@ CHUNK = 16  # rows that a process takes at once
 @dataclass
 class DataReport:
     """
-    What a check found. `rows`, `clips`, `images` and `too_long` count per source, `by_path` rows that show files by
-    their paths; `bad` holds an error per row.
+    What a check found. `rows`, `preferences` among them, `clips`, `images` and `too_long` count per source, `by_path`
+    rows that show files by their paths; `bad` holds an error per row.
     """
 
     rows: Counter = field(default_factory=Counter)
+    preferences: Counter = field(default_factory=Counter)
     by_path: Counter = field(default_factory=Counter)
     clips: Counter = field(default_factory=Counter)
     images: Counter = field(default_factory=Counter)
@@ -127,11 +128,17 @@ def check_data(
 
 def _good_records(files: Sequence, media_root: Media, report: DataReport) -> Iterator[dict]:
     """Rows that parse; all are counted, and the others are bad."""
+    kinds: dict[str, bool] = {}  # of a source whether it holds preferences, which no file mixes with rows
     for name, source, row in iter_records(files, media_root, _row_or_preference):
         report.rows[source] += 1
         if isinstance(row, ValueError):
             report.bad.append(BadSampleError(name, source, None, str(row)))
             continue
+        if kinds.setdefault(source, "rejected" in row) != ("rejected" in row):
+            found, others = ("a preference", "rows") if "rejected" in row else ("a row", "preferences")
+            report.bad.append(BadSampleError(name, source, None, f"it is {found} among {others}: use two files."))
+            continue
+        report.preferences[source] += "rejected" in row
         blocks = [block["type"] for message in row["messages"] for block in message["content"]]
         report.clips[source] += blocks.count("video")
         report.images[source] += blocks.count("image")

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from yaml import YAMLError
 
 from ..configuration_valley import ValleyConfig
-from ..paper_data import PAPER_DATA, TrainingData
+from ..paper_data import CORRECTED_DATA, PAPER_DATA, TrainingData
 from ..whole_files import GENERATED, is_generated, read_json
 
 
@@ -261,7 +261,7 @@ def _sampling(processor: dict) -> str:
 def _training_data(entry: str | TrainingData) -> TrainingData:
     if isinstance(entry, TrainingData):
         return replace(entry, name=short_name(entry.name))
-    for known in PAPER_DATA:
+    for known in PAPER_DATA + CORRECTED_DATA:
         if entry in (known.name, known.hub_id):
             return known
     if _is_hub_id(entry):

@@ -153,7 +153,10 @@ def _name_unknown(message: str) -> str:
     for name in re.findall(r"'--([\w-]+)", message):
         close = difflib.get_close_matches(name, known, 1)
         told.append(f"There is no argument {name}" + (f"; did you mean {close[0]}?" if close else "."))
-    return " ".join(told) or message
+    return (
+        " ".join(told)
+        or f"{message.partition('HfArgumentParser: ')[2]} follow no flag: write --name before each value."
+    )
 
 
 _INSTEAD = {"data": "dataset", "eval_data": "dataset_eval_split"}  # a data set of the Hub for files

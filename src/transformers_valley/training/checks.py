@@ -143,8 +143,8 @@ def check_arguments(valley_args, training_args, model_args) -> None:
         # Those with AVX512-BF16, and for good: bitsandbytes 0.50, nn/modules.py, Linear4bit.forward.
         raise ValueError(
             "On some CPUs the first evaluation or sample answer packs weights of 4 bits, which pass no gradient on "
-            "from then. Leave out load_in_4bit, or evaluate after the run: delete eval_data, eval_strategy and "
-            "preview_data from the recipe."
+            "from then. Leave out load_in_4bit, or evaluate after the run: without eval_data, dataset_eval_split, "
+            "eval_strategy and preview_data."
         )
 
 

@@ -77,6 +77,8 @@ def read_model_config(valley_args: ValleyArguments, model_args: ModelConfig) -> 
 
 
 def _read_config(name: str) -> PreTrainedConfig:
+    if not name:
+        raise ValueError("There is no model to estimate: name it with --model_name_or_path path/to/valley.")
     if name in KNOWN_CONFIGS and not os.path.isdir(name):
         return copy.deepcopy(KNOWN_CONFIGS[name])
     if os.path.exists(os.path.join(name, "adapter_config.json")):
@@ -84,8 +86,6 @@ def _read_config(name: str) -> PreTrainedConfig:
             f"{name} is a LoRA adapter: merge it with its model first. docs/how-to/train_both_stages.md shows how, "
             "under 'Use the result'."
         )
-    if not name:
-        raise ValueError("There is no model to estimate: name it with --model_name_or_path path/to/valley.")
     try:
         check_reachable(name)
         return AutoConfig.from_pretrained(name)
