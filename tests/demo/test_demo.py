@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from transformers_valley import demo as package
 from transformers_valley.chat import VideoChat
 from transformers_valley.demo import LocalModel, build_demo, write_space
-from transformers_valley.demo.app import _stream
+from transformers_valley.demo.app import _Session, _stream
 from valley_cli.app import app
 
 
@@ -87,6 +87,13 @@ def test_a_space_is_complete(tmp_path):
 def test_a_page_is_built(local):
     gr = pytest.importorskip("gradio")
     assert isinstance(build_demo(local), gr.Blocks)
+
+
+def test_what_is_typed_while_an_answer_comes_stays(local):
+    gradio = pytest.importorskip("gradio")
+    (answer,) = [event.fn for event in build_demo(local).fns.values() if event.api_name == "ask"]
+    box = [values[0] for values in answer("Who are you?", [], _Session())]
+    assert box[0] == "" and len(box) > 1 and all(value == gradio.skip() for value in box[1:])
 
 
 def test_without_gradio_the_error_says_what_to_install(local, monkeypatch):

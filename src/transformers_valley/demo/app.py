@@ -125,7 +125,7 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
             try:
                 for written in _stream(model, session, text):
                     history[-1]["content"] = written
-                    yield "", history, session
+                    yield gr.skip(), history, session  # the next question may be in the box already
             except Exception as error:  # whatever it is, the visitor sees why there is no answer, and can go on
                 message = _without_folder(error, session.path) if isinstance(error, ValueError | OSError) else error
                 history[-1]["content"] = f"No answer: {message}"
