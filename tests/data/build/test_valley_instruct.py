@@ -120,7 +120,7 @@ LONG = Caption("7", "video", "v.mp4", " ".join(f"w{n}" for n in range(20)))
     ("kind", "reply", "reason"),
     [
         ("conversation", Reply("", None, "HTTP 500"), "there is no answer: HTTP 500"),
-        ("conversation", Reply("", pair(), finish_reason="length"), "was cut off"),
+        ("conversation", Reply("", pair(), finish_reason="length"), "the answer was truncated"),
         ("conversation", Reply("", "A man scratches his head."), "holds no object with a question"),
         ("conversation", Reply("", '{"question": "Who?", "answer": "A m'), "holds no object with a question"),
         ("conversation", Reply("", pair(answer=" ")), "is empty"),
