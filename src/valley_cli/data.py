@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import SETTINGS, Fps, NumFrames, check_files, check_folder, examples, needs_extra
+from .options import SETTINGS, Fps, NumFrames, check_folder, examples, needs_extra
 
 
 app = typer.Typer(help="Look after training data.", **SETTINGS)
@@ -277,13 +277,14 @@ def filter_captions(
     workers: Annotated[int, typer.Option(help="Processes, of about 0.7 GB each.", metavar="NUMBER", min=1)] = 1,
 ) -> None:
     """Choose captions as the paper chose Valley-702k: balanced by noun phrases, with a question to each."""
-    check_files(file)
-    check_folder(output)
     with needs_extra("data"):
         from transformers_valley.data.build import phrases
         from transformers_valley.data.build.valley_702k import select_captions
         from transformers_valley.data.card import write_rows_card
+        from transformers_valley.data.files import check_files
 
+    check_files([file])  # before spaCy is loaded
+    check_folder(output)
     found = select_captions(file, output, phrases.NounPhrases(language_model, workers), least, most, seed)
     settings = {"captions": found.captions, "noun phrases": found.phrases, "chosen": found.chosen}
     write_rows_card(output, file, command=command_of(context), settings=settings)
@@ -321,13 +322,14 @@ def build(
     seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
 ) -> None:
     """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
-    check_files(file)
-    check_folder(output)
     with needs_extra("data"):
         from transformers_valley.data.build.valley_instruct import build_instructions
         from transformers_valley.data.card import write_rows_card
+        from transformers_valley.data.files import check_files
     from transformers_valley.endpoint import Endpoint
 
+    check_files([file])  # before the server is asked
+    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     request = {} if temperature is None else {"temperature": temperature}
     built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
@@ -365,13 +367,14 @@ def judge(
     concurrency: Concurrency = 16,
 ) -> None:
     """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
-    check_files(file, captions)
-    check_folder(output)
     with needs_extra("data"):
         from transformers_valley.data.build.hallucinations import check_hallucinations
         from transformers_valley.data.card import write_rows_card
+        from transformers_valley.data.files import check_files
     from transformers_valley.endpoint import Endpoint
 
+    check_files([file, captions])  # before the server is asked
+    check_folder(output)
     endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     found = check_hallucinations(file, captions, output, endpoint)
     settings = {"judge": endpoint.model, "clean": found.clean, "marked": found.marked, "undecided": found.undecided}

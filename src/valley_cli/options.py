@@ -52,13 +52,6 @@ def check_folder(output: Path | None) -> None:
         raise ValueError(f"Cannot write '{output}': there is no folder '{output.parent}'.")
 
 
-def check_files(*files: str) -> None:
-    """Refuse a file that is not there, before anything is loaded or asked for."""
-    for file in files:
-        if not Path(file).exists():
-            raise FileNotFoundError(f"Cannot read '{file}': there is no such file.")
-
-
 @contextlib.contextmanager
 def needs_extra(name: str) -> Iterator[None]:
     """Imports that need an extra of this package, whose error names it."""

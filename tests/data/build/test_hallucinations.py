@@ -78,3 +78,15 @@ def test_the_command_tells_the_share(files, tmp_path):
         result = CliRunner().invoke(app, [*words, "--server", server.url])
     assert result.exit_code == 0 and "1 of 2 rows speak of objects that their captions do not support" in result.stdout
     assert "2 undecided" in result.stdout and "red car" in result.stdout
+
+
+def test_files_are_looked_for_before_the_server(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with openai_server(lambda *_: "{}") as server:
+        asked = ["-o", "clean.jsonl", "--server", server.url]
+        judged = CliRunner().invoke(app, ["data", "judge", "gone.jsonl", "--captions", "lost.csv", *asked])
+        built = CliRunner().invoke(app, ["data", "build", "gone.csv", *asked])
+    assert judged.exit_code == built.exit_code == 1
+    assert "2 files are missing: gone.jsonl, lost.csv. Relative paths begin in " in judged.stderr
+    assert "There is no file gone.csv." in built.stderr
+    assert not server.requests and not list(tmp_path.iterdir())

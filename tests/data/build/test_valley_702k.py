@@ -2,6 +2,7 @@
 """Captions chosen as LLaVA chose them, against the rule written out. What spaCy finds is tested where it is there."""
 
 import json
+import os
 import random
 from collections import Counter
 
@@ -202,7 +203,10 @@ def test_the_command_needs_spacy_or_chooses(captions, tmp_path, monkeypatch):
     command = ["data", "filter", str(file), "-o", str(tmp_path / "out.jsonl"), "--most", "20"]
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
     absent = CliRunner().invoke(app, ["data", "filter", "gone.csv", "-o", str(tmp_path / "out.jsonl")])
-    assert absent.exit_code == 1 and absent.stderr == "Error: Cannot read 'gone.csv': there is no such file.\n"
+    assert (
+        absent.exit_code == 1
+        and absent.stderr == f"Error: There is no file gone.csv. The path begins in {os.getcwd()}.\n"
+    )
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 1 and "transformers-valley[build]" in refused.stderr
     monkeypatch.setattr("transformers_valley.data.build.phrases.NounPhrases", lambda *_: words)
