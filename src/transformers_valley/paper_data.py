@@ -76,8 +76,9 @@ PAPER_DATA = (
     ),
 )
 
-# The set that its makers released in the place of Valley-Instruct-73k.
-CORRECTED_DATA = (
+# And what its makers released in the place of Valley-Instruct-73k.
+KNOWN_DATA = (
+    *PAPER_DATA,
     TrainingData(
         "Valley-Instruct-65k",
         "65k",
@@ -89,4 +90,4 @@ CORRECTED_DATA = (
 )
 
 
-__all__ = ["CORRECTED_DATA", "PAPER_DATA", "TrainingData"]
+__all__ = ["KNOWN_DATA", "PAPER_DATA", "TrainingData"]

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from transformers.utils import logging
 
-from ..paper_data import CORRECTED_DATA, PAPER_DATA, TrainingData
+from ..paper_data import KNOWN_DATA, TrainingData
 from ..whole_files import GENERATED, is_generated, write_whole
 from .frames import is_packed, list_shards, read_description
 from .load import iter_records
@@ -246,7 +246,7 @@ def push_data(
 def _known(source: str) -> TrainingData | None:
     """The set of the paper that a source is, by the set's name or that of its file."""
     name = _plain(_CALLED.get(_plain(source), source))
-    return next((entry for entry in PAPER_DATA + CORRECTED_DATA if _plain(entry.name) == name), None)
+    return next((entry for entry in KNOWN_DATA if _plain(entry.name) == name), None)
 
 
 def _plain(name: str) -> str:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from yaml import YAMLError
 
 from ..configuration_valley import ValleyConfig
-from ..paper_data import CORRECTED_DATA, PAPER_DATA, TrainingData
+from ..paper_data import KNOWN_DATA, PAPER_DATA, TrainingData
 from ..whole_files import GENERATED, is_generated, read_json
 
 
@@ -135,7 +135,7 @@ def build_model_card(
         converted_from (`str`, *optional*):
             Checkpoint of another layout that these weights were converted from. Of a path only the last part is shown.
         datasets (`list[str | TrainingData]`, *optional*):
-            What it was trained on. A name or Hub id of the paper's sets (`PAPER_DATA`) brings its row with it. Of a
+            What it was trained on. A name or Hub id of the paper's sets (`KNOWN_DATA`) brings its row with it. Of a
             path only the last part is shown.
         training (`dict`, *optional*):
             Rows of the table of training settings, name to value, in their order.
@@ -261,7 +261,7 @@ def _sampling(processor: dict) -> str:
 def _training_data(entry: str | TrainingData) -> TrainingData:
     if isinstance(entry, TrainingData):
         return replace(entry, name=short_name(entry.name))
-    for known in PAPER_DATA + CORRECTED_DATA:
+    for known in KNOWN_DATA:
         if entry in (known.name, known.hub_id):
             return known
     if _is_hub_id(entry):
