@@ -71,10 +71,12 @@ print(json.dumps({"classes": classes, "tokens": tokens, "answer": answer[0]["gen
 def run(code, *arguments, home, environment=Path(sys.prefix)):
     """Runs code in an interpreter that has all packages but this one, and gives the object that it prints."""
     # Without `site` no .pth file is read, and an editable install is one.
-    packages = sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)})
+    packages = [sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)})]
+    # What an environment does not have itself is another one's, as in .venv-oldest.
+    packages += [path for path in sys.path if path.endswith("site-packages")]
     variables = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "PYTHONPATH": packages,
+        "PYTHONPATH": os.pathsep.join(packages),
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
     }
