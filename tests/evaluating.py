@@ -101,3 +101,31 @@ def write_run(folder: Path, records: list[dict], benchmark: str = "own", label: 
     )
     write_jsonl(folder / "predictions.jsonl", records)
     return folder
+
+
+def ten(right: int, view: str = "clip", **others) -> list[dict]:
+    """Ten answers about ten clips, so many of them right; the type is even or odd."""
+    return [
+        record(
+            f"q:{i}",
+            "a dog" if i < right else "a cat",
+            view=view,
+            type=("even", "odd")[i % 2],
+            clip=f"{i}.mp4",
+            **others,
+        )
+        for i in range(10)
+    ]
+
+
+def write_verdicts(run, model="m", yes=lambda i: i % 2 == 0, **settings):
+    by = {"kind": "endpoint", "model": model, "revision": None, "temperature": 0.0}
+    about = {"created": "2026-01-01T00:00:00", "judge": by, "prompts": "protocol", **settings}
+    write_json(run / f"judge-{model}" / "judge.json", about)
+    rows = [
+        {"view": "clip", "id": f"q:{i}", "aspect": "qa", "unjudged": None, "replies": ["<b>said</b>"]}
+        | {"pred": "yes" if yes(i) else "no", "score": 4.8 if yes(i) else 1}
+        for i in range(10)
+    ]
+    write_jsonl(run / f"judge-{model}" / "verdicts.jsonl", rows)
+    return run

@@ -2,15 +2,16 @@
 """All three stages in one call, and in one command."""
 
 import shutil
+from pathlib import Path
 
 import pytest
-from evaluating import tiny_bert, write_json, write_jsonl, write_questions
+from evaluating import ten, tiny_bert, write_json, write_jsonl, write_questions, write_run, write_verdicts
 from openai_server import openai_server, said
 from PIL import Image
 from tiny import tiny_judge
 from typer.testing import CliRunner
 
-from transformers_valley.evaluation import evaluate
+from transformers_valley.evaluation import evaluate, load_benchmark
 from transformers_valley.evaluation.records import read_json
 from valley_cli.app import app
 
@@ -63,8 +64,8 @@ def test_views_options_and_sampling_reach_the_run(checkpoint, questions, tmp_pat
         (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' cannot be loaded"),
         (["CKPT", "--data", "QUESTIONS", "--judge-server", "http://127.0.0.1:9/v1"], "cannot be reached"),
         (["CKPT", "--data", "QUESTIONS", "--benchmark", "msvd_qa"], "msvd_qa needs test_qa.json"),
-        (["CKPT", "--data", "QUESTIONS", "--compare-with", "nope"], "Cannot compare with 'nope': there is no such"),
-        (["CKPT", "--data", "QUESTIONS", "--compare-with", "CKPT"], "holds no run of valley evaluate (no run.json)"),
+        (["CKPT", "--data", "QUESTIONS", "--compare-with", "nope"], "nope holds no run of valley evaluate: there is"),
+        (["CKPT", "--data", "QUESTIONS", "--compare-with", "CKPT"], "valley evaluate: there is no run.json"),
     ],
 )
 def test_error_is_one_line_before_anything_is_asked(checkpoint, questions, tmp_path, words, message):
@@ -84,18 +85,36 @@ def test_judge_on_this_machine_and_on_a_server(checkpoint, questions, tmp_path):
         assert len(server.requests) == len({said(request) for request in server.requests}) <= 8
     for result in (local, served):
         assert result.runs[0].columns["judge: right"].count == 4
-    with pytest.raises(ValueError, match="were judged differently"):
-        evaluate(
-            *(checkpoint, questions, tmp_path / "a"),
-            **{"generation": SHORT, "judge": str(tmp_path / "judge"), "compare_with": [tmp_path / "b"]},
-        )
 
 
 def test_second_checkpoint_is_compared_with_the_first(checkpoint, questions, tmp_path):
     evaluate(checkpoint, questions, tmp_path / "a", generation=SHORT, label="A")
-    other = evaluate(checkpoint, questions, tmp_path / "b", generation=SHORT, label="B", compare_with=[tmp_path / "a"])
+    compared = {"generation": SHORT, "compare_with": [tmp_path / "a"]}
+    other = evaluate(checkpoint, questions, tmp_path / "b", label="B", **compared)
     (comparison,) = [table for table in other.tables if table.name == "comparison1"]
     assert comparison.header[0] == "against A" and comparison.rows[0][0] == "B: right"
+
+
+def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(checkpoint, questions, tmp_path):
+    judge = tiny_judge(tmp_path / "judge", "{'pred':'yes','score':4}")
+    other = write_verdicts(write_run(tmp_path / "a", ten(9), label="A"), "one")
+
+    def refused(match, label="B", error=ValueError, **options):
+        with pytest.raises(error, match=match):
+            evaluate(checkpoint, questions, tmp_path / "b", label=label, compare_with=[other], **options)
+        assert not (tmp_path / "b").exists()
+
+    refused(r"different questions of own questions \(10 and 4\)")
+    refused("was not judged by 'judge'; judges there: one", error=FileNotFoundError, judge=judge)
+    with openai_server(lambda *_: "") as server:
+        refused("were judged differently", judge="one", judge_server=server.url)
+    settings = read_json(other / "run.json")
+    settings["benchmark"] = load_benchmark("own", questions).describe()
+    write_json(other / "run.json", settings)
+    refused("both called 'A': give one of them another label", label="A")
+    settings["label"] = Path(checkpoint).name
+    write_json(other / "run.json", settings)
+    refused("both called", label=None)
 
 
 def test_memecap_is_scored_by_an_encoder(checkpoint, tmp_path, monkeypatch):

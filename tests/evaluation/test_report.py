@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from evaluating import record, write_json, write_jsonl, write_run
+from evaluating import record, ten, write_json, write_jsonl, write_run, write_verdicts
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -16,34 +16,6 @@ from transformers_valley.evaluation.records import read_json
 from transformers_valley.evaluation.report import report
 from transformers_valley.evaluation.statistics import Estimate
 from transformers_valley.evaluation.table import Table
-
-
-def ten(right: int, view: str = "clip", **others) -> list[dict]:
-    """Ten answers about ten clips, so many of them right; the type is even or odd."""
-    return [
-        record(
-            f"q:{i}",
-            "a dog" if i < right else "a cat",
-            view=view,
-            type=("even", "odd")[i % 2],
-            clip=f"{i}.mp4",
-            **others,
-        )
-        for i in range(10)
-    ]
-
-
-def write_verdicts(run, model="m", yes=lambda i: i % 2 == 0, **settings):
-    by = {"kind": "endpoint", "model": model, "revision": None, "temperature": 0.0}
-    about = {"created": "2026-01-01T00:00:00", "judge": by, "prompts": "protocol", **settings}
-    write_json(run / f"judge-{model}" / "judge.json", about)
-    rows = [
-        {"view": "clip", "id": f"q:{i}", "aspect": "qa", "unjudged": None, "replies": ["<b>said</b>"]}
-        | {"pred": "yes" if yes(i) else "no", "score": 4.8 if yes(i) else 1}
-        for i in range(10)
-    ]
-    write_jsonl(run / f"judge-{model}" / "verdicts.jsonl", rows)
-    return run
 
 
 class Page(HTMLParser):
@@ -151,9 +123,9 @@ def test_runs_that_cannot_share_a_report(tmp_path):
     plain = write_run(tmp_path / "d", ten(9), label="D")
     with pytest.raises(ValueError, match=r"different questions of own questions \(10 and 5\)"):
         report([plain, fewer])
-    with pytest.raises(ValueError, match="both called 'D': give one .* another `label` in its run.json"):
+    with pytest.raises(ValueError, match="both called 'D': give one of them another label, .* run.json of"):
         report([plain, write_run(tmp_path / "e", ten(9), label="D")])
-    with pytest.raises(FileNotFoundError, match="nothing holds no run of valley evaluate: there is no run.json"):
+    with pytest.raises(FileNotFoundError, match="nothing holds no run of valley evaluate: there is no such folder"):
         report(tmp_path / "nothing")
 
 

@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
+from ..checkpoint import find_checkpoint
 from .benchmarks import BENCHMARKS, load_benchmark
 from .bertscore import BertScorer
-from .judge import EndpointJudge, Judge, LocalJudge
+from .judge import EndpointJudge, Judge, LocalJudge, describe_judging
 from .judge import judge as judge_answers
 from .predict import RUN, predict
-from .report import Report, report
+from .records import read_json
+from .report import Report, check_together, report
+from .run import Run, load_run
 
 
 def evaluate(
@@ -77,10 +80,9 @@ def evaluate(
         [`Report`]; `None` in all processes but the first one.
 
     Raises:
-        FileNotFoundError: before anything is asked, if there is no run to compare with.
+        FileNotFoundError: before anything is asked, if there is no run to compare with, or it was not judged so.
+        ValueError: before anything is asked, if the run cannot share a report with those to compare with.
     """
-    for folder in compare_with:
-        _check_compared(Path(folder))
     asked = load_benchmark(benchmark, data, media_root, split, limit, **(options or {}))
     examples = []
     if shots:
@@ -88,21 +90,28 @@ def evaluate(
         examples = pool.samples[:shots]
         if len(examples) < shots:
             raise ValueError(f"{shots} examples were asked for, and {shots_data or data} has {len(examples)}.")
-    judges = _find_judge(benchmark, judge, judge_server, judge_revision)  # a missing one is reported before any work
+    # A missing judge, or runs that cannot be compared, are reported before any work.
+    judges = _find_judge(benchmark, judge, judge_server, judge_revision)
+    name, judging = describe_judging(judges, asked.benchmark, prompts) if judges else (None, None)
+    if compare_with:
+        label = _find_label(checkpoint, Path(output), predicting.get("label"), predicting.get("server"))
+        settings = {"label": label, "benchmark": asked.describe(), "cot": cot, "shots": [each.id for each in examples]}
+        coming = Run(Path(output), settings, judging, items={})
+        check_together([*(load_run(folder, name) for folder in compare_with), coming])
     views = views or (("clip", "blind") if benchmark == "own" else ("clip",))
     predict(checkpoint, asked, output, views=views, cot=cot, shots=examples, **predicting)
     if not PartialState().is_main_process:
         return None
-    name = None
     if judges is not None:
-        name = judge_answers(output, judges, prompts=prompts).name.removeprefix("judge-")
+        judge_answers(output, judges, prompts=prompts)
     return report([*compare_with, output], Path(output) / "report", judge=name)
 
 
-def _check_compared(folder: Path) -> None:
-    if not (folder / RUN).exists():
-        found = f"it holds no run of valley evaluate (no {RUN})" if folder.is_dir() else "there is no such folder"
-        raise FileNotFoundError(f"Cannot compare with '{folder}': {found}. Give the output of an earlier evaluation.")
+def _find_label(checkpoint: str | None, output: Path, label: str | None, server: str | None) -> str:
+    """What [`predict`] will call the model. A server is not asked for its name, but may be called by its address."""
+    if (output / RUN).exists():
+        return read_json(output / RUN)["label"]
+    return label or (server and (checkpoint or server)) or find_checkpoint(checkpoint).name
 
 
 def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:

@@ -205,17 +205,10 @@ def judge(
     """
     run = Path(run)
     records, benchmark = read_predictions(run), BENCHMARKS[read_json(run / RUN)["benchmark"]["name"]]
-    _check_judge(by, benchmark)
-    if isinstance(by, BertScorer):
-        settings, own_name = {"judge": by.describe()}, f"{by.name}-layer-{by.layer}"
-    else:
-        texts = read_prompts(benchmark.judged_by)
-        digests = {aspect: _digest([text[prompts], text["again"]]) for aspect, text in texts.items()}
-        settings = {"judge": by.describe(), "prompts": prompts, "prompts_sha256": digests, "attempts": ATTEMPTS}
-        own_name = by.name if prompts == "protocol" else f"{by.name}-{prompts}"
-    folder = run / f"judge-{name or re.sub(r'[^A-Za-z0-9._-]+', '-', own_name)}"
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    claim_folder(folder / JUDGE, {"created": created, **settings}, ("created",))
+    own_name, settings = describe_judging(by, benchmark, prompts)
+    texts = {} if isinstance(by, BertScorer) else read_prompts(benchmark.judged_by)
+    folder = run / f"judge-{name or own_name}"
+    claim_folder(folder / JUDGE, settings, ("created",))
     if isinstance(by, EndpointJudge):
         by.keep_replies(folder)
 
@@ -239,6 +232,25 @@ def judge(
             progress.set_postfix(getattr(by, "spent", {}), refresh=False)
             progress.update(len(part))
     return folder
+
+
+def describe_judging(by: Judge, benchmark: Benchmark, prompts: str) -> tuple[str, dict[str, Any]]:
+    """
+    The name that a judge's folder gets, and what `judge.json` in it says of how it judges.
+
+    Raises:
+        ValueError: if the benchmark needs another judge.
+    """
+    _check_judge(by, benchmark)
+    settings = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "judge": by.describe()}
+    if isinstance(by, BertScorer):
+        name = f"{by.name}-layer-{by.layer}"
+    else:
+        texts = read_prompts(benchmark.judged_by)
+        digests = {aspect: _digest([text[prompts], text["again"]]) for aspect, text in texts.items()}
+        settings |= {"prompts": prompts, "prompts_sha256": digests, "attempts": ATTEMPTS}
+        name = by.name if prompts == "protocol" else f"{by.name}-{prompts}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name), settings
 
 
 def read_verdicts(folder: str | Path) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -157,7 +157,8 @@ def read_predictions(run: str | os.PathLike) -> list[dict[str, Any]]:
     """
     run = Path(run)
     if not (run / RUN).exists():
-        raise FileNotFoundError(f"{run} holds no run of valley evaluate: there is no {RUN}.")
+        missing = RUN if run.is_dir() else "such folder"
+        raise FileNotFoundError(f"{run} holds no run of valley evaluate: there is no {missing}.")
     return list({(record["view"], record["id"]): record for record in _records(run)}.values())
 
 

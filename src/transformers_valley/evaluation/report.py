@@ -82,7 +82,7 @@ def report(
     """
     runs = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     read = [load_run(run, judge) for run in runs]
-    _check_together(read)
+    check_together(read)
     folder = Path(output or Path(runs[0]) / "report")
     folder.mkdir(parents=True, exist_ok=True)
     tables = [
@@ -227,8 +227,13 @@ def _share(run: Run | None) -> str | None:
     return run and f"{run.answered():,} of {run.asked:,}"
 
 
-def _check_together(runs: Sequence[Run]) -> None:
-    """Numbers that look alike and mean different things share no report."""
+def check_together(runs: Sequence[Run]) -> None:
+    """
+    Check that runs can share a report: numbers that look alike and mean different things cannot.
+
+    Raises:
+        ValueError: if they were asked different questions, were judged differently, or have one name.
+    """
     judges = [run for run in runs if run.judge is not None and run.benchmark.judged_by != "bertscore"]
     scorers = [run for run in runs if run.judge is not None and run.benchmark.judged_by == "bertscore"]
     for first, other in itertools.chain(itertools.pairwise(judges), itertools.pairwise(scorers)):
@@ -248,8 +253,8 @@ def _check_together(runs: Sequence[Run]) -> None:
             )
         if first.name == other.name:
             raise ValueError(
-                f"{first.folder} and {other.folder} are both called {first.name!r}: give one of them another `label` "
-                f"in its {RUN}."
+                f"{first.folder} and {other.folder} are both called {first.name!r}: give one of them another label, "
+                f"--label of a new run or `label` in the {RUN} of an old one."
             )
 
 
