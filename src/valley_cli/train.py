@@ -122,9 +122,11 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
 
     Raises:
         FileNotFoundError: if it is neither.
+        ValueError: if the user's holds no settings.
     """
     path = Path(name)
     if path.is_file():
+        read_settings(path)
         return path
     package = Path(__file__).parent
     in_wheel, in_clone = {"recipe": ("recipes", "configs"), "config of Accelerate": ("accelerate", "accelerate")}[kind]
@@ -139,6 +141,25 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
     )
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """
+    What a YAML file says.
+
+    Raises:
+        ValueError: if it is not YAML, or not lines of `name: value`.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        kind = "nothing" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{file} holds {kind}, expected settings, lines such as `learning_rate: 1e-4`.")
+    return found
+
+
 def check_processes(launcher: Path, num_processes: int | None, recipe: Path, flags: list[str]) -> None:
     """
     Refuse more processes on GPUs than there are: each would fail a minute later, above a traceback of the launcher.
@@ -147,9 +168,8 @@ def check_processes(launcher: Path, num_processes: int | None, recipe: Path, fla
         ValueError: says how many there are, and what to do.
     """
     import torch
-    import yaml
 
-    config, settings = (yaml.safe_load(file.read_text()) or {} for file in (launcher, recipe))
+    config, settings = read_settings(launcher), read_settings(recipe)
     if config.get("distributed_type") not in ("MULTI_GPU", "DEEPSPEED") or (config.get("num_machines") or 1) > 1:
         return
     flag = re.search(r"--use_cpu(?: (\w+))?", " ".join(flags).replace("=", " "))

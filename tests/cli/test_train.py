@@ -89,7 +89,11 @@ def test_it_launches_as_many_processes_as_one_says(launched, monkeypatch, tmp_pa
     recipe.write_text("use_cpu: true\n")
     CliRunner().invoke(app, ["train", str(recipe), *words[2:]])
     assert launched[-1][1][-1] == str(recipe)
-    for text in ("", "distributed_type: 'NO'\nnum_processes: 9\n", "distributed_type: MULTI_GPU\nnum_machines: 2\n"):
+    for text in (
+        "mixed_precision: bf16\n",
+        "distributed_type: 'NO'\nnum_processes: 9\n",
+        "distributed_type: MULTI_GPU\nnum_machines: 2\n",
+    ):
         (tmp_path / "launcher.yaml").write_text(text)
         CliRunner().invoke(app, [*words[:3], str(tmp_path / "launcher.yaml")])
         assert launched.pop()[1][4] == str(tmp_path / "launcher.yaml")
@@ -127,3 +131,20 @@ def test_mistakes_are_said_in_one_line(words, message):
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert re.search(message, result.stderr), result.stderr
+
+
+@pytest.mark.parametrize("words", [["train", "FILE"], ["train", "stage1_align", "--accelerate-config", "FILE"]])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"", "settings.yaml holds nothing, expected settings, lines such as `learning_rate: 1e-4`."),
+        (b"- model\n", "settings.yaml holds a list, expected settings"),
+        (b"data: [rows", "settings.yaml is not YAML: while parsing a flow sequence"),
+        (b"\xff\xfe", "settings.yaml is not YAML: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_file_without_settings_is_named(words, text, message, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(text)
+    result = CliRunner().invoke(app, [str(file) if word == "FILE" else word for word in words])
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and message in result.stderr
