@@ -89,6 +89,12 @@ def test_same_answers_differ_by_nothing_with_a_doubt_both_ways():
     assert -17 < found.difference.low < -16 and 16 < found.difference.high < 17
 
 
+def test_all_lost_leaves_as_much_doubt_as_all_won():
+    lost, won = (compare(column(a), column(b)).difference for a, b in (([1] * 3, [0] * 3), ([0] * 3, [1] * 3)))
+    assert (lost.value, lost.low) == (-100, -100) and (won.value, won.high) == (100, 100)
+    assert lost.high == pytest.approx(-won.low) and won.low == pytest.approx(29.2, abs=0.1)
+
+
 def test_scores_are_compared_by_bootstrap():
     draw = random.Random(0)
     first = [draw.choice([1, 2, 3]) for _ in range(80)]

@@ -51,7 +51,7 @@ def estimate(column: Column, resamples: int = RESAMPLES, least: float = 0.0) -> 
     drawn = _resample(groups, resamples) @ weights
     low, high = np.percentile(drawn, [2.5, 97.5])
     seen = {value for _, values in column.groups for _, _, value in values}
-    if column.scale == 100 and seen in ({0.0}, {1.0}):
+    if column.scale == 100 and seen in ({-1.0}, {0.0}, {1.0}):
         doubt = 1 - 0.025 ** (1 / sum(len(sums) for sums, _ in groups))
         low, high = (max(least, low - doubt), min(1.0, high + doubt))
     value, low, high = (float(number * column.scale) for number in (means @ weights, low, high))
