@@ -14,6 +14,7 @@ from PIL import Image
 from transformers_valley.evaluation.benchmark import Column
 from transformers_valley.evaluation.records import read_json
 from transformers_valley.evaluation.report import report
+from transformers_valley.evaluation.run import load_run
 from transformers_valley.evaluation.statistics import Estimate
 from transformers_valley.evaluation.table import Table
 
@@ -125,8 +126,22 @@ def test_runs_that_cannot_share_a_report(tmp_path):
         report([plain, fewer])
     with pytest.raises(ValueError, match="both called 'D': give one of them another label, .* run.json of"):
         report([plain, write_run(tmp_path / "e", ten(9), label="D")])
+    judged = write_verdicts(write_run(tmp_path / "f", ten(9), label="F"))
+    with pytest.raises(ValueError, match="f was judged, and .*d was not: Judge: m .endpoint.*share no table"):
+        report([judged, plain])
+    with pytest.raises(ValueError, match="g has blind answers only: all numbers are of answers with the clips shown"):
+        report(write_run(tmp_path / "g", ten(9, "blind")))
     with pytest.raises(FileNotFoundError, match="nothing holds no run of valley evaluate: there is no such folder"):
         report(tmp_path / "nothing")
+
+
+def test_an_answer_without_a_verdict_is_undecided_where_others_were_judged(tmp_path):
+    """Its words may fit its reference, and a number made of both would compare a judge with string match."""
+    run = write_verdicts(write_run(tmp_path, [*ten(10), *ten(10, "shuffled")]))
+    found = load_run(run)
+    assert found.main("clip").count == 10 and found.main("shuffled").count == 0 and found.unjudged() == 10
+    assert "10 answers unjudged" in found.describe_questions()
+    assert "gain" not in str(report(run).tables[0])
 
 
 def test_older_report_is_replaced_and_nothing_else(tmp_path):
@@ -189,7 +204,7 @@ def test_page_holds_every_question_with_frames_answers_and_verdicts(tmp_path):
     assert names == ["valley"] and len(questions) == 10 and len(strips) == 1
     first = questions[0]
     assert first["shown"] == [{"path": "0.mp4", "count": 3, "times": [0, 4]}] and first["strip"] in strips
-    assert [(run["status"], run.get("view")) for run in first["runs"]] == [("right", None), ("right", "blind")]
+    assert [(run["status"], run.get("view")) for run in first["runs"]] == [("right", None), ("undecided", "blind")]
     assert first["runs"][0]["replies"] == [{"aspect": "qa", "unjudged": None, "text": "<b>said</b>"}]
 
 

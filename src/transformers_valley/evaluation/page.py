@@ -63,7 +63,7 @@ def _questions(runs: Sequence[Run]) -> Iterable[dict[str, Any]]:
     found: dict[tuple, dict] = {}
     for number, run in enumerate(runs):
         others = {(view, i.record["id"]): i for view, items in run.items.items() for i in items if view != "clip"}
-        for item in run.items.get("clip", []) or [item for items in run.items.values() for item in items]:
+        for item in run.items.get("clip", []):
             record = item.record
             question = found.setdefault(
                 (run.benchmark.name, record["id"]),

@@ -30,6 +30,7 @@ from .table import Table, common_notes
 RESULTS = "results.json"
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
 VIEW_TITLES = {"clip": "with its clip", "blind": "blind", "shuffled": "shuffled frames", "one_frame": "one frame"}
+NEEDS_CLIP = "all numbers are of answers with the clips shown. Ask with the view clip (--view clip) as well."
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,13 @@ def report(
 
     Raises:
         FileNotFoundError: if a run is missing.
-        ValueError: if the runs cannot share a report: other questions, other judges, one name.
+        ValueError: if the runs cannot share a report (other questions, other judges, one name), or one has answers
+            without the clips only.
     """
     runs = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     read = [load_run(run, judge) for run in runs]
+    if blind := [run for run in read if run.items and "clip" not in run.items]:
+        raise ValueError(f"{blind[0].folder} has {', '.join(blind[0].items)} answers only: {NEEDS_CLIP}")
     check_together(read)
     folder = Path(output or Path(runs[0]) / "report")
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,6 +254,12 @@ def check_together(runs: Sequence[Run]) -> None:
             raise ValueError(
                 f"{first.folder} and {other.folder} were asked different questions of {first.benchmark.title} "
                 f"({first.asked:,} and {other.asked:,}): they cannot be compared."
+            )
+        if (first.judge is None) != (other.judge is None):
+            judged, plain = (first, other) if first.judge else (other, first)
+            raise ValueError(
+                f"{judged.folder} was judged, and {plain.folder} was not: {judged.describe_judge()} Their numbers "
+                "share no table: have both judged by one, or report on each."
             )
         if first.name == other.name:
             raise ValueError(

@@ -63,8 +63,15 @@ class Run:
         return sum(item.record["answer"] is not None for item in self.items.get(view, []))
 
     def unjudged(self) -> int:
-        """Answers that a judge was asked about and did not decide on."""
-        return sum(any(v["unjudged"] for v in item.verdicts) for items in self.items.values() for item in items)
+        """Answers that the judge of the run did not decide on, or was not asked about."""
+        if self.judge is None:
+            return 0
+        answered = [item for items in self.items.values() for item in items if item.record["answer"] is not None]
+        decided = [{v["aspect"] for v in item.verdicts if not v["unjudged"]} for item in answered]
+        return sum(
+            not decided.issuperset(self.benchmark.aspects(item.record))
+            for item, decided in zip(answered, decided, strict=True)
+        )
 
     def describe_judge(self) -> str:
         """One sentence on who judged."""
@@ -118,14 +125,16 @@ def load_run(folder: str | os.PathLike, judge: str | None = None) -> Run:
     if judge is not None and judge not in judges:
         raise FileNotFoundError(f"{folder} was not judged by {judge!r}; judges there: {', '.join(judges) or 'none'}.")
     chosen = judges.get(judge) if judge else next(iter(judges.values()), None)
-    verdicts: dict[tuple, list] = {}
+    settings, verdicts = read_json(folder / RUN), {}
+    benchmark = BENCHMARKS[settings["benchmark"]["name"]]
     for (view, name, _), verdict in (read_verdicts(chosen) if chosen else {}).items():
         verdicts.setdefault((view, name), []).append(verdict)
     items: dict[str, list[Item]] = {}
     for record in records:
         given = verdicts.get((record["view"], record["id"]), [])
-        items.setdefault(record["view"], []).append(Item(record, measure(record, given), given))
-    return Run(folder, read_json(folder / RUN), read_json(chosen / JUDGE) if chosen else None, items)
+        aspects = benchmark.aspects(record) if chosen else ()
+        items.setdefault(record["view"], []).append(Item(record, measure(record, given, aspects), given))
+    return Run(folder, settings, read_json(chosen / JUDGE) if chosen else None, items)
 
 
 __all__ = ["Run", "load_run"]

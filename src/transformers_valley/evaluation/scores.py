@@ -13,7 +13,9 @@ from .benchmark import Column, Item, mean_of, weighted_mean_of
 from .statistics import estimate
 
 
-def measure(record: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]] = ()) -> dict[str, float]:
+def measure(
+    record: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]] = (), aspects: Sequence[str] = ()
+) -> dict[str, float]:
     """
     What is known about an answer.
 
@@ -22,11 +24,13 @@ def measure(record: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]] = (
             Of `predictions.jsonl`.
         verdicts (`list[dict]`, *optional*):
             Those of a judge on it, of `verdicts.jsonl`.
+        aspects (`list[str]`, *optional*):
+            What the judge of the run is asked about it, whether it was or not.
 
     Returns:
         `dict`: `exact` and `contains` against the references; `choice` where there are choices, with an answer that
         chooses none as wrong and `unparsed`; what the verdicts say (see [`measure_verdict`]); and `correct`, from 0 to
-        1: the judge's word where it was asked, otherwise the choice, otherwise the exact match. What a judge did not
+        1: the judge's word where it is asked, otherwise the choice, otherwise the exact match. What a judge did not
         decide is not there. Nothing is where the question was not answered.
     """
     if record["answer"] is None:
@@ -39,7 +43,7 @@ def measure(record: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]] = (
         found |= {"exact": float(is_exact(answer, references)), "contains": float(contains(answer, references))}
     for verdict in verdicts:
         found |= measure_verdict(verdict, references)
-    aspects = [verdict["aspect"] for verdict in verdicts]
+    aspects = [*aspects, *(verdict["aspect"] for verdict in verdicts if verdict["aspect"] not in aspects)]
     decisive = [_DECISIVE[aspect] for aspect in aspects if aspect in _DECISIVE] or ["choice", "exact"]
     decided = [found[name] for name in decisive if name in found]
     found |= {"correct": decided[0]} if decided else {}
