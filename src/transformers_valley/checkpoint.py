@@ -18,7 +18,7 @@ from .modeling_valley import ValleyForConditionalGeneration
 from .processing_valley import ValleyProcessor
 
 
-__all__ = ["Checkpoint", "check_reachable", "find_checkpoint", "why_not_loaded"]
+__all__ = ["Checkpoint", "check_device", "check_dtype", "check_reachable", "find_checkpoint", "why_not_loaded"]
 
 _CONFIGS = ("config.json", "adapter_config.json")
 QUANTIZATION = {
@@ -74,8 +74,7 @@ class Checkpoint:
         Raises:
             ValueError: if there is no such device, dtype or quantization.
         """
-        if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
-            raise ValueError(f"There is no dtype {dtype!r}. Give auto, float32, float16 or bfloat16.")
+        check_dtype(dtype)
         if quantization is not None and quantization not in QUANTIZATION:
             raise ValueError(f"There is no quantization {quantization!r}, expected one of {sorted(QUANTIZATION)}.")
         options: dict[str, Any] = {}
@@ -85,7 +84,7 @@ class Checkpoint:
             self.path,
             revision=self.revision or "main",
             dtype=dtype,
-            device_map=_check_device(device),
+            device_map=check_device(device),
             attn_implementation=attn_implementation,
             **options,
         )
@@ -182,7 +181,24 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         raise OSError(f"it is an adapter of {base!r}, which cannot be loaded: {reason}") from error
 
 
-def _check_device(device: str) -> str | int:
+def check_dtype(dtype: str) -> None:
+    """
+    Check the name of a dtype of weights.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+        raise ValueError(f"There is no dtype {dtype!r}. Give auto, float32, float16 or bfloat16.")
+
+
+def check_device(device: str) -> str | int:
+    """
+    Check that weights can lie on a device; a number becomes one.
+
+    Raises:
+        ValueError: if they cannot.
+    """
     device = int(device) if device.isdigit() else device
     try:
         torch.empty(1, device="cpu" if device == "auto" else device)

@@ -296,7 +296,7 @@ def test_unknown_benchmark_and_option(tmp_path):
 def test_folder_of_clips_that_is_empty(tmp_path):
     (tmp_path / "clips").mkdir()
     with pytest.raises(
-        FileNotFoundError, match="None of the 10 clips and images is there, .*give their folder as media_root"
+        FileNotFoundError, match="None of the 10 clips and images .*/clips; give another one as media_"
     ):
         load_benchmark("activitynet_qa", FILES / "activitynet_qa", tmp_path / "clips")
 

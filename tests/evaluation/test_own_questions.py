@@ -4,8 +4,10 @@
 import json
 
 import pytest
-from evaluating import write_jsonl
+from evaluating import empty_clips, write_jsonl
 
+from transformers_valley.evaluation.benchmark import visuals_in
+from transformers_valley.evaluation.benchmarks import load_benchmark
 from transformers_valley.evaluation.own_questions import read_questions
 
 
@@ -60,6 +62,18 @@ def test_csv(tmp_path):
 def test_json_list(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps([{"video": "a.mp4", "question": "Who?", "answer": "dog"}]))
     assert len(list(read_questions(tmp_path / "q.json", tmp_path))) == 1
+
+
+def test_clips_begin_in_the_folder_of_their_own_file(tmp_path):
+    row = {"video": "0.mp4", "question": "Who?", "answer": "a dog"}
+    files = []
+    for name in "ab":
+        empty_clips(tmp_path / name, "0.mp4")
+        files.append(write_jsonl(tmp_path / name / f"{name}.jsonl", [row]))
+    found = load_benchmark("own", files).samples
+    assert [visuals_in(s.messages)[0]["path"] for s in found] == [str(tmp_path / name / "0.mp4") for name in "ab"]
+    found = load_benchmark("own", files, media_root=tmp_path / "b").samples
+    assert {visuals_in(s.messages)[0]["path"] for s in found} == {str(tmp_path / "b/0.mp4")}
 
 
 def test_addresses_are_left_alone(tmp_path):

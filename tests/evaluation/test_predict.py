@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """Questions to answers: complete, resumable, the same on one process and on two, here and from a server."""
 
+import gc
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, pipeline
 
+from transformers_valley import ValleyForConditionalGeneration
 from transformers_valley.endpoint import EndpointError
 from transformers_valley.evaluation.asking import COT
 from transformers_valley.evaluation.benchmark import Sample, chat_about
@@ -208,6 +210,53 @@ def test_view_and_number_of_answers_that_make_no_sense(checkpoint, data, tmp_pat
         predict(checkpoint, data, tmp_path, generation={"num_return_sequences": 2})
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"dtype": "bflot16"}, "no dtype 'bflot16'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "99"}, "device 99 cannot be used"),
+        ({"sampling": {"fps": -1.0}}, "fps"),
+    ],
+)
+def test_setting_that_makes_no_sense_leaves_the_folder_free(checkpoint, data, tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        predict(checkpoint, data, tmp_path / "run", **setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_of_an_older_run_is_replaced(checkpoint, data, finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    predict(checkpoint, data, tmp_path, views=("clip", "blind"), generation=SHORT, batch_size=4, label="second")
+    assert read_json(tmp_path / "run.json")["label"] == "second" and content(tmp_path) == content(finished)
+
+
+def test_rows_say_how_their_clips_are_sampled(checkpoint, questions, tmp_path):
+    row = {"video": str(questions.parent / "0.mp4"), "question": "Who?", "answer": "a dog"}
+    settings = [{"num_frames": 3}, {"fps": 5.0, "max_frames": 2}, {"start": 0.5, "num_frames": 1}, {}]
+    file = write_jsonl(tmp_path / "rows.jsonl", [row | each for each in settings])
+    data, expected = load_benchmark("own", file), [3, 2, 1, 4]
+    predict(checkpoint, data, tmp_path / "run", generation=SHORT, sampling={"num_frames": 4})
+    assert [r["shown"][0]["num_frames"] for r in read_predictions(tmp_path / "run")] == expected
+    with openai_server(lambda *_: "yes", models=("valley",)) as server:
+        predict(None, data, tmp_path / "served", server=server.url)
+    sent = [request["messages"][0]["content"][0]["video_url"] for request in server.requests]
+    kept = [{name: value for name, value in each.items() if name != "url"} for each in sent]
+    assert sorted(kept, key=str) == sorted(settings, key=str)
+
+
+def test_weights_are_gone_after_the_last_answer(checkpoint, data, tmp_path):
+    """A judge on the same GPU needs their room."""
+    gc.collect()
+    gc.disable()
+    try:
+        predict(checkpoint, data, tmp_path, generation=SHORT)
+        models = [each for each in gc.get_objects() if type(each) is ValleyForConditionalGeneration]
+        assert not [each for each in models if each.name_or_path == str(checkpoint)]
+    finally:
+        gc.enable()
+
+
 def test_example_that_is_asked_as_well_is_refused(checkpoint, data, tmp_path):
     with pytest.raises(ValueError, match="'questions:0' is one of the questions"):
         predict(checkpoint, data, tmp_path, shots=data.samples[:1])
@@ -283,6 +332,11 @@ def test_server_answers_instead(data, tmp_path):
     assert request["model"] == "valley" and request["max_tokens"] == 256
     shows = ["video_url" in json.dumps(request) for request in server.requests]
     assert shows.count(True) == 10 and records[0]["shown"][0]["times"] is None
+
+
+def test_server_is_not_asked_to_think_step_by_step_in_place_of_its_own_prompt(data, tmp_path):
+    with openai_server(lambda *_: "yes") as server, pytest.raises(ValueError, match="a server does not tell its own"):
+        predict(None, data, tmp_path, server=server.url, cot=True)
 
 
 def test_server_that_fails_a_question_is_asked_again(data, tmp_path):

@@ -117,14 +117,17 @@ class Clips:
 
     Args:
         folder (path, *optional*):
-            Where they are; the current folder by default.
+            Where they are, if somebody said so.
+        default (path, *optional*):
+            Where they are otherwise; the current folder by default.
 
     Raises:
         FileNotFoundError: if there is no such folder.
     """
 
-    def __init__(self, folder: str | os.PathLike | None):
-        self.folder = Path(folder or ".")
+    def __init__(self, folder: str | os.PathLike | None, default: str | os.PathLike | None = None):
+        self.given = Path(folder) if folder else None
+        self.folder = self.given or Path(default or ".")
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {self.folder}, where clips were looked for.")
 

@@ -134,6 +134,12 @@ def _rearrange(sampled: SampledVideo, view: str, seed: str) -> tuple[SampledVide
     return replace(sampled, frames=sampled.frames[order], timestamps=times, metadata=metadata), order
 
 
+def clip_settings(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What a block says of how its clip is sampled: part, rate or number of frames."""
+    names = ("start", "end", "fps", "num_frames", "max_frames")
+    return {name: block[name] for name in names if block.get(name) is not None}
+
+
 def served_messages(messages: Sequence[Mapping], view: str) -> list[dict]:
     """
     The chat as an OpenAI-compatible server takes it, files within it as `data:` addresses.
@@ -149,8 +155,7 @@ def served_messages(messages: Sequence[Mapping], view: str) -> list[dict]:
                 blocks.append(block)
             elif view != "blind":
                 kind = f"{block['type']}_url"
-                times = {key: block[key] for key in ("start", "end") if key in block}
-                blocks.append({"type": kind, kind: {"url": _address(block["path"]), **times}})
+                blocks.append({"type": kind, kind: {"url": _address(block["path"]), **clip_settings(block)}})
         is_text = all(block["type"] == "text" for block in blocks)
         text = "\n".join(block["text"] for block in blocks) if is_text else None
         sent.append({"role": message["role"], "content": blocks if text is None else text})
@@ -176,4 +181,4 @@ def _text(message: Mapping) -> str:
     return "\n".join(block["text"] for block in message["content"])
 
 
-__all__ = ["COT", "SERVED_VIEWS", "VIEWS", "build_chat", "default_system", "served_messages", "show"]
+__all__ = ["COT", "SERVED_VIEWS", "VIEWS", "build_chat", "clip_settings", "default_system", "served_messages", "show"]

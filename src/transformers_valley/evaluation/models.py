@@ -18,9 +18,9 @@ from accelerate import PartialState
 from huggingface_hub import snapshot_download
 from transformers import pipeline
 
-from ..checkpoint import Checkpoint, find_checkpoint
+from ..checkpoint import Checkpoint, check_device, check_dtype, find_checkpoint
 from ..processing_valley import join_samples, output_size
-from .asking import SERVED_VIEWS, VIEWS, build_chat, default_system, served_messages, show
+from .asking import SERVED_VIEWS, VIEWS, build_chat, clip_settings, default_system, served_messages, show
 from .benchmark import Sample, visuals_in
 from .strips import keep_strip
 
@@ -69,6 +69,8 @@ class CheckpointModel:
         device: str,
         run: Path | None,
     ):
+        check_dtype(dtype)
+        self._device_type = PartialState().device.type if device == "auto" else torch.device(check_device(device)).type
         found = find_checkpoint(checkpoint)
         self.name, self._checkpoint = found.name, local(found)
         self._chat = {"shots": shots, "cot": cot}
@@ -85,7 +87,7 @@ class CheckpointModel:
             "generation": json.loads(own.get("generation_config.json", b"{}")),
             "video_processor": json.loads(own.get("processor_config.json", b"{}")).get("video_processor", {}),
             "dtype": self._dtype,
-            "device": PartialState().device.type if self._device == "auto" else torch.device(self._device).type,
+            "device": self._device_type,
         }
 
     def load(self) -> None:
@@ -96,10 +98,12 @@ class CheckpointModel:
         text_config = self._pipe.model.config.get_text_config()
         self._longest = getattr(text_config, "max_position_embeddings", None)
 
+        # In local names: a closure over `self` would keep the weights in memory beside those of a judge.
+        video_processor, sampling = self._pipe.processor.video_processor, self._sampling
+
         @lru_cache(maxsize=4)  # questions about one clip follow each other
-        def sample_clip(path: str, start: float | None, end: float | None) -> Any:
-            clip = {"video": path, "start": start, "end": end}
-            return self._pipe.processor.video_processor.sample(clip, **self._sampling)
+        def sample_clip(path: str, settings: tuple[tuple[str, Any], ...]) -> Any:
+            return video_processor.sample({"video": path, **dict(settings)}, **sampling)
 
         self._sample_clip = sample_clip
 
@@ -131,7 +135,7 @@ class CheckpointModel:
             record["answer"], record["is_cut"] = told["generated_text"], self._is_cut(ids[length:])
 
     def _open(self, block: Mapping) -> Any:
-        return self._sample_clip(block["path"], block.get("start"), block.get("end"))
+        return self._sample_clip(block["path"], tuple(clip_settings(block).items()))
 
     def _keep(self, name: str, frames: Any) -> dict[str, Any]:
         if self._run is None:

@@ -18,11 +18,12 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..video_decoding import SamplingRule
 from ..whole_files import claim_folder
 from .asking import VIEWS
 from .benchmark import BenchmarkData, Sample, visuals_in
 from .models import Batch, CheckpointModel, ServedModel
-from .records import RecordWriter, read_records, write_records
+from .records import RecordWriter, read_json, read_records, write_json, write_records
 
 
 logger = logging.get_logger(__name__)
@@ -96,7 +97,14 @@ def predict(
     generation, sampling = {**GREEDY, **(generation or {})}, dict(sampling or {})
     if generation.get("num_return_sequences", 1) != 1:
         raise ValueError("A question has one answer: leave num_return_sequences out.")
+    # A rate that makes no sense would be an error of each clip.
+    SamplingRule(**{name: sampling.get(name) for name in ("fps", "num_frames", "max_frames")})
     _check_shots(shots, data)
+    if server and cot and any(sample.messages[0]["role"] != "system" for sample in data.samples):
+        raise ValueError(
+            "A chain of thought is asked for at the end of the system prompt, and a server does not tell its own: "
+            "give each question a system message, or ask the checkpoint without a server."
+        )
     state = PartialState(timeout=_WAIT)
     asking = {"shots": shots, "cot": cot, "generation": generation, "sampling": sampling}
     if server:
@@ -122,6 +130,8 @@ def predict(
             "versions": _versions(),
         }
         claim_folder(output / RUN, settings, ignored=("label", "created"), deciding=_DECIDING)
+        if label:  # of an older run another one may have stood there
+            write_json(output / RUN, {**read_json(output / RUN), "label": label})
     state.wait_for_everyone()
 
     answered = {(r["view"], r["id"]) for r in _records(output) if r["error"] is None}

@@ -61,7 +61,7 @@ def load_benchmark(
         raise ValueError(f"{name} is read from its files as they were published, and not from data sets.")
     if media_root:
         files.data_sets = [dataclasses.replace(source, media=str(media_root)) for source in files.data_sets]
-    clips = Clips(media_root or files.folder)
+    clips = Clips(media_root, files.folder)
     try:
         samples = list(benchmark.load(files, clips, split, **options))
     except (KeyError, TypeError, AttributeError) as error:
@@ -93,7 +93,7 @@ def _check_visuals(paths: list[str], clips: Clips) -> None:
     if missing and len(missing) == len(set(paths)):
         raise FileNotFoundError(
             f"None of the {len(missing)} clips and images is there, {missing[0]} for one. They were looked for from "
-            f"{clips.folder}; give their folder as media_root (--media-root)."
+            f"{clips.given or 'the folder of their file'}; give another one as media_root (--media-root)."
         )
     if missing:
         logger.warning(

@@ -22,7 +22,7 @@ def load(files: AnnotationFiles, clips: Clips, split: str) -> Iterator[Sample]:
         raise ValueError(f"{packed[0]} holds packed rows, of which no questions are made: give the rows themselves.")
     for file in files.paths:
         files.note(file)
-        yield from read_questions(file, clips.folder)
+        yield from read_questions(file, clips.given or file.parent)
     for source in files.data_sets:
         about = {"config": source.config, "split": source.split, "revision": version_of(source)}
         files.used.append({"name": str(source), **about, "sha256": None, "bytes": None, "is_published": None})
