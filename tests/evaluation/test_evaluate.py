@@ -12,6 +12,7 @@ from tiny import tiny_judge
 from typer.testing import CliRunner
 
 from transformers_valley.evaluation import evaluate, load_benchmark
+from transformers_valley.evaluation.judge import DEFAULT_JUDGE
 from transformers_valley.evaluation.records import read_json
 from valley_cli.app import app
 
@@ -59,6 +60,7 @@ def test_views_options_and_sampling_reach_the_run(checkpoint, questions, tmp_pat
             ["CKPT", "--data", "QUESTIONS", "--view", "x"],
             "There is no view 'x' here; there are clip, blind,",
         ),
+        (["CKPT", "--data", "QUESTIONS", "--view", "blind"], "all numbers are of answers with the clips shown."),
         (["CKPT", "--data", "QUESTIONS", "--option", "fast"], "own has no option fast; it has none."),
         (["CKPT", "--data", "QUESTIONS", "--fps", "1", "--num-frames", "2"], "--num-frames and --fps exclude each"),
         (["CKPT", "--data", "QUESTIONS", "--judge", "no/such"], "The judge 'no/such' cannot be loaded"),
@@ -111,18 +113,32 @@ def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(check
     settings = read_json(other / "run.json")
     settings["benchmark"] = load_benchmark("own", questions).describe()
     write_json(other / "run.json", settings)
+    refused("a was judged, and .*b was not")
+    shutil.rmtree(other / "judge-one")
     refused("both called 'A': give one of them another label", label="A")
     settings["label"] = Path(checkpoint).name
     write_json(other / "run.json", settings)
     refused("both called", label=None)
 
 
+def test_the_default_judge_has_its_name_on_a_server(checkpoint, questions, tmp_path):
+    model, revision = DEFAULT_JUDGE["model"], DEFAULT_JUDGE["revision"]
+    with openai_server(lambda *_: "{'pred':'yes','score':4}", models=(model,)) as server:
+        run = evaluate(
+            *(checkpoint, questions, tmp_path / "run"),
+            **{"views": ["clip"], "generation": SHORT, "judge": "default", "judge_server": server.url},
+        ).runs[0]
+    assert (run.judge["judge"]["model"], run.judge["judge"]["revision"]) == (model, revision)
+
+
 def test_memecap_is_scored_by_an_encoder(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers_valley.evaluation.bertscore.LAYERS", {str(tmp_path): 2})
+    monkeypatch.setattr("transformers_valley.evaluation.bertscore.LAYERS", {str(tmp_path): 2, "roberta-large": 17})
     tiny_bert(tmp_path)
     meme = {"post_id": "a", "title": "t", "img_captions": ["c"], "meme_captions": ["a dog"], "img_fname": "a.png"}
     write_json(tmp_path / "data/memes-test.json", [meme | {"metaphors": []}])
     Image.new("RGB", (20, 20)).save(tmp_path / "data/a.png")
+    with pytest.raises(FileNotFoundError, match="The encoder 'roberta-large' cannot be loaded"):  # without a network
+        evaluate(checkpoint, tmp_path / "data", tmp_path / "run", benchmark="meme_cap", judge="default")
     result = evaluate(
         *(checkpoint, tmp_path / "data", tmp_path / "run"),
         **{"benchmark": "meme_cap", "generation": SHORT, "judge": str(tmp_path)},

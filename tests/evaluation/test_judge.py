@@ -7,6 +7,7 @@ import pytest
 from evaluating import kill_when, lines_in, record, tiny_bert, write_run
 from openai_server import Answer, openai_server, said
 from tiny import tiny_judge
+from transformers import AutoModelForCausalLM
 
 from transformers_valley.endpoint import EndpointError
 from transformers_valley.evaluation.bertscore import BertScorer
@@ -129,17 +130,22 @@ def test_second_request_shows_what_was_said(tmp_path):
     assert again[2] == {"role": "assistant", "content": "hm"} and "could not be read" in again[3]["content"]
 
 
-def test_what_is_judged_is_not_judged_again_and_what_is_not_only_when_asked(tmp_path):
+def test_what_nobody_replied_to_is_judged_again_and_what_cannot_be_read_only_when_asked(tmp_path):
     run = write_run(tmp_path, answers(4))
-    with openai_server(lambda r, _: Answer(status=400, body="{}") if number(r) == 1 else YES) as server:
+    replies = {1: Answer(status=400, body="{}"), 2: "hm"}
+    with openai_server(lambda r, _: replies.get(number(r), YES)) as server:
         folder = judge(run, EndpointJudge(server.url))
+    verdicts = read_verdicts(folder)
+    assert "400" in verdicts["clip", "q:1", "qa"]["unjudged"]
+    assert verdicts["clip", "q:2", "qa"]["unjudged"] == "no verdict in 3 replies"
+    with openai_server(lambda *_: NO) as server:
         judge(run, EndpointJudge(server.url))
-        assert len(server.requests) == 4
-    assert "400" in read_verdicts(folder)["clip", "q:1", "qa"]["unjudged"]
+        assert [number(request) for request in server.requests] == [1]
+    assert read_verdicts(folder)["clip", "q:1", "qa"]["pred"] == "no"
+    (folder / "replies.sqlite").unlink()
     with openai_server(lambda *_: NO) as server:
         judge(run, EndpointJudge(server.url), retry=True)
-        assert len(server.requests) == 1
-    assert read_verdicts(folder)["clip", "q:1", "qa"]["pred"] == "no"
+        assert [number(request) for request in server.requests] == [2]
 
 
 def test_killed_judging_pays_little_twice_and_ends_alike(tmp_path):
@@ -233,6 +239,17 @@ def test_local_judge_by_batches_and_alone(tmp_path):
     folder = judge(write_run(tmp_path / "run", answers(3)), by)
     assert [(v["pred"], v["score"]) for v in read_verdicts(folder).values()] == [("yes", 3.0)] * 3
     assert read_json(folder / "judge.json")["judge"]["kind"] == "local"
+
+
+def test_local_judges_of_one_name_are_told_apart_by_their_weights(tmp_path):
+    run = write_run(tmp_path / "run", answers(1))
+    judge(run, LocalJudge(tiny_judge(tmp_path / "first/judge", "{'pred':'yes','score':3}")))
+    other = tiny_judge(tmp_path / "second/judge", "{'pred':'no','score':3}")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.lm_head.weight.data *= 2
+    model.save_pretrained(other)
+    with pytest.raises(ValueError, match="holds another run: judge.weights was .*, now "):
+        judge(run, LocalJudge(other))
 
 
 def test_bertscore_is_a_judge_and_says_what_scored(tmp_path):

@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
+from ..checkpoint import check_reachable, why_not_loaded
+
 
 # Layers that the authors of BERTScore recommend, by correlation with people on WMT16.
 LAYERS = {"roberta-large": 17, "microsoft/deberta-xlarge-mnli": 40}
@@ -48,6 +50,7 @@ class BertScorer:
             Where it runs; a GPU if there is one.
 
     Raises:
+        FileNotFoundError: if there is no such model.
         ValueError: if the layer is not known or the model has fewer.
     """
 
@@ -65,8 +68,14 @@ class BertScorer:
             raise ValueError(f"Which layer of {model} scores? It is known of {', '.join(LAYERS)}; give layer=….")
         self.name, self.layer, self.batch_size = model, layer or LAYERS[model], batch_size
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        config = AutoConfig.from_pretrained(model, revision=revision)
+        check_reachable(model, revision)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+            config = AutoConfig.from_pretrained(model, revision=revision)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"The encoder {model!r} cannot be loaded: {why_not_loaded(model, error)}"
+            ) from None
         self.revision = revision or getattr(config, "_commit_hash", None)
         layers = config.num_hidden_layers
         if not 0 < self.layer <= layers:

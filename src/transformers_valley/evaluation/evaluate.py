@@ -9,13 +9,14 @@ from typing import Any, Literal
 from accelerate import PartialState
 
 from ..checkpoint import find_checkpoint
+from .asking import VIEWS
 from .benchmarks import BENCHMARKS, load_benchmark
 from .bertscore import BertScorer
-from .judge import EndpointJudge, Judge, LocalJudge, describe_judging
+from .judge import DEFAULT_JUDGE, EndpointJudge, Judge, LocalJudge, describe_judging
 from .judge import judge as judge_answers
-from .predict import RUN, predict
+from .predict import RUN, predict, read_predictions
 from .records import read_json
-from .report import Report, check_together, report
+from .report import NEEDS_CLIP, Report, check_together, report
 from .run import Run, load_run
 
 
@@ -90,6 +91,10 @@ def evaluate(
         examples = pool.samples[:shots]
         if len(examples) < shots:
             raise ValueError(f"{shots} examples were asked for, and {shots_data or data} has {len(examples)}.")
+    views = views or (("clip", "blind") if benchmark == "own" else ("clip",))
+    before = read_predictions(output) if Path(output, RUN).exists() else []
+    if set(views) <= set(VIEWS) and "clip" not in {*views, *(record["view"] for record in before)}:
+        raise ValueError(f"Views are {', '.join(views)}: {NEEDS_CLIP}")
     # A missing judge, or runs that cannot be compared, are reported before any work.
     judges = _find_judge(benchmark, judge, judge_server, judge_revision)
     name, judging = describe_judging(judges, asked.benchmark, prompts) if judges else (None, None)
@@ -98,7 +103,6 @@ def evaluate(
         settings = {"label": label, "benchmark": asked.describe(), "cot": cot, "shots": [each.id for each in examples]}
         coming = Run(Path(output), settings, judging, items={})
         check_together([*(load_run(folder, name) for folder in compare_with), coming])
-    views = views or (("clip", "blind") if benchmark == "own" else ("clip",))
     predict(checkpoint, asked, output, views=views, cot=cot, shots=examples, **predicting)
     if not PartialState().is_main_process:
         return None
@@ -109,17 +113,22 @@ def evaluate(
 
 def _find_label(checkpoint: str | None, output: Path, label: str | None, server: str | None) -> str:
     """What [`predict`] will call the model. A server is not asked for its name, but may be called by its address."""
-    if (output / RUN).exists():
+    if label is None and (output / RUN).exists():
         return read_json(output / RUN)["label"]
     return label or (server and (checkpoint or server)) or find_checkpoint(checkpoint).name
 
 
 def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:
+    if judge == "default":
+        is_encoder = BENCHMARKS[benchmark].judged_by == "bertscore"
+        judge, revision = (
+            (None, revision) if is_encoder else (DEFAULT_JUDGE["model"], revision or DEFAULT_JUDGE["revision"])
+        )
     if BENCHMARKS[benchmark].judged_by == "bertscore":
         return BertScorer(judge or "roberta-large", revision=revision)
     if server:
         return EndpointJudge(server, judge, revision)
-    return LocalJudge(None if judge == "default" else judge, revision) if judge else None
+    return LocalJudge(judge, revision) if judge else None
 
 
 __all__ = ["evaluate"]

@@ -8,6 +8,7 @@ unjudged: never wrong. All replies are kept as they came.
 import ast
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from ..whole_files import claim_folder
 from .benchmark import Benchmark
 from .benchmarks import BENCHMARKS
 from .bertscore import BertScorer
+from .models import digest_weights
 from .predict import RUN, read_predictions
 from .records import RecordWriter, read_json, read_records, write_json
 from .scores import measure_verdict
@@ -80,10 +82,10 @@ class EndpointJudge:
         """Keep all replies in a file of a folder, where a killed run finds them."""
         self._endpoint.keep_replies(folder / "replies.sqlite")
 
-    def reply(self, chats: Sequence[list[dict]], retry: bool = False) -> list[dict[str, Any]]:
+    def reply(self, chats: Sequence[list[dict]]) -> list[dict[str, Any]]:
         """For each chat `text`, or `None` and the `error`; and the `model` and `time` that the server tells."""
         requests = [{"messages": chat, **self._settings} for chat in chats]
-        replies = self._endpoint.ask(requests, retry_failed=retry, progress=False)
+        replies = self._endpoint.ask(requests, retry_failed=True, progress=False)
         return [{name: getattr(reply, name) for name in ("text", "error", "model", "time")} for reply in replies]
 
     @property
@@ -148,11 +150,17 @@ class LocalJudge:
         return AutoModelForCausalLM.from_pretrained(**self._source, dtype=self._dtype).eval().to(self._device)
 
     def describe(self) -> dict[str, Any]:
-        about = {"kind": "local", "model": self.name, "revision": self.revision, "dtype": self._dtype}
-        return {**about, "temperature": 0.0, "max_tokens": self._max_tokens}
+        about = {"kind": "local", "model": self.name, "revision": self.revision, "weights": self._weights}
+        return {**about, "dtype": self._dtype, "temperature": 0.0, "max_tokens": self._max_tokens}
+
+    @cached_property
+    def _weights(self) -> str | None:
+        """What tells two folders of one name apart; on the Hub a revision does."""
+        folder = self._source["pretrained_model_name_or_path"]
+        return digest_weights(folder) if os.path.isdir(folder) else None
 
     @torch.no_grad()
-    def reply(self, chats: Sequence[list[dict]], retry: bool = False) -> list[dict[str, Any]]:
+    def reply(self, chats: Sequence[list[dict]]) -> list[dict[str, Any]]:
         """For each chat `text`, `model` and `time`."""
         inputs = self._tokenizer.apply_chat_template(
             list(chats), add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
@@ -179,7 +187,7 @@ def judge(
     name: str | None = None,
 ) -> Path:
     """
-    Judge the answers of a run. What has a verdict is not judged again.
+    Judge the answers of a run. What has a verdict is not judged again; what nobody replied to is.
 
     Args:
         run (path):
@@ -189,7 +197,7 @@ def judge(
         prompts (`str`, *optional*, defaults to `"protocol"`):
             The published prompts, or `"corrected"`: the same without their slips. Numbers of both share no table.
         retry (`bool`, *optional*, defaults to `False`):
-            Ask again about what is unjudged.
+            Ask again about what is unjudged since no reply could be read.
         only (`Iterable[tuple[str, str]]`, *optional*):
             View and id of the answers to judge; by default all.
         name (`str`, *optional*):
@@ -212,7 +220,8 @@ def judge(
     if isinstance(by, EndpointJudge):
         by.keep_replies(folder)
 
-    done = {key for key, verdict in read_verdicts(folder).items() if not (retry and verdict["unjudged"])}
+    verdicts = read_verdicts(folder)
+    done = {key for key, verdict in verdicts.items() if not (_has_failed(verdict) or retry and verdict["unjudged"])}
     answers = {(record["view"], record["id"]): record for record in records if record["answer"] is not None}
     wanted = answers.keys() if only is None else answers.keys() & set(only)
     todo = [
@@ -228,7 +237,7 @@ def judge(
                 writer.write(_score(by, [record for record, _ in part]))
             else:
                 asked = [(r, aspect, _prompt(texts[aspect][prompts], r, answers)) for r, aspect in part]
-                writer.write(_ask(by, asked, texts, retry))
+                writer.write(_ask(by, asked, texts))
             progress.set_postfix(getattr(by, "spent", {}), refresh=False)
             progress.update(len(part))
     return folder
@@ -323,7 +332,12 @@ def _prompt(messages: Sequence[Mapping], record: Mapping, answers: Mapping) -> l
     return [{**message, "content": names.sub(fill, message["content"])} for message in messages]
 
 
-def _ask(by: Judge, asked: list[tuple[dict, str, list]], texts: Mapping, retry: bool) -> list[dict[str, Any]]:
+def _has_failed(verdict: Mapping) -> bool:
+    """Whether nobody replied: a server that was away, and may be back."""
+    return bool(verdict["unjudged"]) and verdict.get("replies", [""])[-1] is None
+
+
+def _ask(by: Judge, asked: list[tuple[dict, str, list]], texts: Mapping) -> list[dict[str, Any]]:
     """Verdicts on some answers: all are asked about, then again those whose reply could not be read."""
     said: list[list[dict]] = [[] for _ in asked]
     verdicts: list[dict | None] = [None] * len(asked)
@@ -336,7 +350,7 @@ def _ask(by: Judge, asked: list[tuple[dict, str, list]], texts: Mapping, retry: 
             # The same request would bring the same reply at temperature 0: what was said stands before the second.
             turns = [[{"role": "assistant", "content": reply["text"]}, again] for reply in said[index]]
             chats.append([*chat, *(message for turn in turns for message in turn)])
-        for index, reply in zip(open_ones, by.reply(chats, retry), strict=True):
+        for index, reply in zip(open_ones, by.reply(chats), strict=True):
             record, aspect, _ = asked[index]
             said[index].append(reply)
             verdicts[index] = read_verdict(reply["text"] or "", aspect, record["choices"])
