@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import tiny_judge
 from typer.testing import CliRunner
 
-from transformers_valley.evaluation import evaluate, load_benchmark
+from transformers_valley.evaluation import evaluate, load_benchmark, predict
 from transformers_valley.evaluation.judge import DEFAULT_JUDGE
 from transformers_valley.evaluation.records import read_json
 from valley_cli.app import app
@@ -79,19 +79,18 @@ def test_error_is_one_line_before_anything_is_asked(checkpoint, questions, tmp_p
 
 def test_judge_on_this_machine_and_on_a_server(checkpoint, questions, tmp_path):
     reply = "{'pred':'yes','score':4}"
-    local = evaluate(
-        checkpoint, questions, tmp_path / "a", generation=SHORT, judge=tiny_judge(tmp_path / "judge", reply)
-    )
+    options = {"views": ["clip"], "generation": SHORT}
+    local = evaluate(checkpoint, questions, tmp_path / "a", judge=tiny_judge(tmp_path / "judge", reply), **options)
     with openai_server(lambda *_: reply) as server:
-        served = evaluate(checkpoint, questions, tmp_path / "b", generation=SHORT, judge_server=server.url)
-        assert len(server.requests) == len({said(request) for request in server.requests}) <= 8
+        served = evaluate(checkpoint, questions, tmp_path / "b", judge_server=server.url, **options)
+        assert len(server.requests) == len({said(request) for request in server.requests}) <= 4
     for result in (local, served):
         assert result.runs[0].columns["judge: right"].count == 4
 
 
 def test_second_checkpoint_is_compared_with_the_first(checkpoint, questions, tmp_path):
-    evaluate(checkpoint, questions, tmp_path / "a", generation=SHORT, label="A")
-    compared = {"generation": SHORT, "compare_with": [tmp_path / "a"]}
+    predict(checkpoint, load_benchmark("own", questions), tmp_path / "a", generation=SHORT, label="A")
+    compared = {"views": ["clip"], "generation": SHORT, "compare_with": [tmp_path / "a"]}
     other = evaluate(checkpoint, questions, tmp_path / "b", label="B", **compared)
     (comparison,) = [table for table in other.tables if table.name == "comparison1"]
     assert comparison.header[0] == "against A" and comparison.rows[0][0] == "B: right"
@@ -150,7 +149,7 @@ def test_examples_come_from_other_questions(checkpoint, questions, tmp_path):
     shutil.copy(questions.parent / "0.mp4", tmp_path / "shot.mp4")
     shot = {"video": str(tmp_path / "shot.mp4"), "question": "?", "answer": "ok"}
     pool = write_jsonl(tmp_path / "pool.jsonl", [shot])
-    settings = {"generation": SHORT, "shots": 1, "shots_data": pool}
+    settings = {"views": ["clip"], "generation": SHORT, "shots": 1, "shots_data": pool}
     result = evaluate(checkpoint, questions, tmp_path / "run", label="v", **settings)
     assert result.runs[0].name == "v, one-shot"
     with pytest.raises(ValueError, match="2 examples were asked for, and .* has 1"):

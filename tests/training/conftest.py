@@ -11,14 +11,14 @@ from runs import train, with_bad
 from transformers_valley.training import previews
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def short_answers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(previews, "PREVIEW_TOKENS", 8)
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rows(tmp_path_factory):
     """Eight rows: clips of two lengths, an image, text only. Questions differ, so that answers can be told apart."""
     folder = tmp_path_factory.mktemp("rows")
@@ -34,7 +34,7 @@ def rows(tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(checkpoint, rows, tmp_path_factory):
     """Four steps with everything that can be seen."""
     out = tmp_path_factory.mktemp("run")
