@@ -346,6 +346,53 @@ def test_a_prompt_of_the_template_gets_no_second_beginning(processor):
     )
 
 
+def test_each_prompt_of_a_batch_shows_what_its_own_text_spells(processor):
+    """The first is cut before the token that it spells."""
+    chats = [[user("x " * 60 + "</s> tail")], [user("<s>")]]
+    inputs = processor.apply_chat_template(
+        chats, tokenize=True, return_dict=True, processor_kwargs={"truncation": True, "max_length": 29}
+    )
+    first, second = (processor.decode(ids) for ids in inputs["input_ids"])
+    assert "</s>" not in first and len(inputs["input_ids"][0]) == 29 and "<s>" in second.removeprefix("<s>")
+
+
+@pytest.mark.parametrize("spelt", ["plain", "</s>"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"truncation": True},
+        {"truncation": True, "max_length": 20},
+        {"truncation": "only_first", "max_length": 20},
+        {"max_length": 20},
+        {"max_length": 20, "truncation": False, "padding": True},
+        {"max_length": 90, "padding": "max_length"},
+        {"padding": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_lengths_are_those_of_texts_that_spell_nothing(processor, spelt, options, nested, side):
+    processor.tokenizer.truncation_side = side
+    chats = [[user(f"What is {spelt} here, and what else do you see?")], [user("Who?")]]
+    given = {"text_kwargs": options} if nested else options
+    tensors = {"return_tensors": "pt"} if options.get("padding") else {}
+    inputs = processor.apply_chat_template(chats, tokenize=True, return_dict=True, processor_kwargs=given, **tensors)
+    lengths = [len(ids) for ids in inputs["input_ids"]]
+    full = processor.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]
+    whole = [len(ids) for ids in full]
+    if options.get("padding") == "max_length":
+        assert lengths == [90, 90]
+    elif options.get("padding"):
+        assert lengths == [max(whole)] * 2
+    elif "max_length" in options:
+        assert lengths == [min(20, each) for each in whole]
+        kept = full[0][-20:] if side == "left" else full[0][:20]
+        assert inputs["input_ids"][0] == kept
+    else:
+        assert lengths == whole
+
+
 # --- bad input ---
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -238,10 +239,10 @@ class ValleyProcessor(ProcessorMixin):
         options = {**(processor_kwargs or {}), **{name: kwargs.pop(name) for name in own}}
         if self.tokenizer.bos_token is None and self._written_around[0]:
             kwargs.setdefault("bos_token", self._written_around[0])
-        spelt = []
+        spelt = [[] for _ in chats]
         if tokenize and sanitize_control_tokens is not False:
-            hide = partial(_hide_tokens, tokens=self._control_tokens, spelt=spelt)
-            chats = [_map_content(chat, hide) for chat in chats]
+            hide = partial(_hide_tokens, tokens=self._control_tokens)
+            chats = [_map_content(chat, partial(hide, spelt=own)) for chat, own in zip(chats, spelt, strict=True)]
         else:
             for chat in chats:
                 _refuse_special_tokens(chat)
@@ -256,7 +257,7 @@ class ValleyProcessor(ProcessorMixin):
             [visual.source for visual in visuals if visual.modality == modality] or None
             for modality in ("image", "video")
         ]
-        if not spelt:
+        if not any(spelt):
             tensors = {} if return_tensors is None else {"return_tensors": return_tensors}
             return render(
                 return_dict=return_dict,
@@ -264,15 +265,19 @@ class ValleyProcessor(ProcessorMixin):
                 processor_kwargs=options,
                 **tensors,
             )
-        padding = {name: options.pop(name) for name in _PADDING if name in options}
+        # What a text spells has more tokens than what stands for it: lengths are cut and filled up afterwards.
+        options["text_kwargs"] = dict(options.get("text_kwargs") or {})
+        sources = (options["text_kwargs"], options)
+        lengths = {name: source.pop(name) for source in sources for name in _LENGTHS if name in source}
         inputs = render(
             return_dict=True,
             return_tensors=None,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
             processor_kwargs=options,
         )
-        inputs = self._show_tokens(inputs, spelt, options["max_length"] if options.get("truncation") else None)
-        inputs = self._pad(inputs, None if return_tensors == "auto" else return_tensors, **padding)
+        inputs = self._show_tokens(inputs, spelt)
+        inputs = self._truncate(inputs, **lengths)
+        inputs = self._pad(inputs, None if return_tensors == "auto" else return_tensors, **lengths)
         return inputs if return_dict else inputs["input_ids"]
 
     @property
@@ -290,7 +295,7 @@ class ValleyProcessor(ProcessorMixin):
         before, after = ids[:begin], ids[begin + len(word) :]
         return tuple("".join(self.tokenizer.convert_ids_to_tokens(part)) for part in (before, after))
 
-    def _show_tokens(self, inputs: BatchFeature, spelt: list[str], max_length: int | None) -> BatchFeature:
+    def _show_tokens(self, inputs: BatchFeature, spelt: list[list[str]]) -> BatchFeature:
         """Put what a text spells, encoded as plain text, in the place of the delimiters that stand for it.
 
         Such a delimiter follows no placeholder, as those of visuals do.
@@ -298,19 +303,41 @@ class ValleyProcessor(ProcessorMixin):
         stand_in = self.tokenizer.convert_tokens_to_ids(_STAND_IN)
         placeholders = (self.image_token_id, self.video_token_id)
         columns = [name for name in _TOKEN_COLUMNS if name in inputs]
-        encoded = {text: self._encode_plainly(text) for text in set(spelt)}
-        queue = iter(spelt)
+        encoded = {text: self._encode_plainly(text) for text in set(chain(*spelt))}
         for index, ids in enumerate(inputs["input_ids"]):
-            rows = {name: [] for name in columns}
+            queue, rows = iter(spelt[index]), {name: [] for name in columns}
             for position, token in enumerate(ids):
                 is_hidden = token == stand_in and not (position and ids[position - 1] in placeholders)
                 plain = encoded[next(queue)] if is_hidden else [token]
                 for name, row in rows.items():
                     row += plain if name == "input_ids" else [inputs[name][index][position]] * len(plain)
-            if max_length is not None and set(rows["input_ids"][max_length:]) & set(placeholders):
-                raise ValueError(f"The prompt is truncated inside a visual: raise max_length={max_length}.")
             for name, row in rows.items():
-                inputs[name][index] = row[:max_length]
+                inputs[name][index] = row
+        return inputs
+
+    def _truncate(
+        self,
+        inputs: BatchFeature,
+        truncation: Any = None,
+        max_length: int | None = None,
+        padding: Any = False,
+        **others: Any,
+    ) -> BatchFeature:
+        """Cut prompts as a tokenizer does: by itself a `max_length` that is not for padding does so."""
+        truncation = getattr(truncation, "value", truncation)
+        if truncation is None:
+            truncation = max_length is not None and padding in (False, None)
+        if truncation in (False, "do_not_truncate"):
+            return inputs
+        length = self.tokenizer.model_max_length if max_length is None else max_length
+        placeholders = {self.image_token_id, self.video_token_id}
+        for index, ids in enumerate(inputs["input_ids"]):
+            from_left = self.tokenizer.truncation_side == "left"
+            kept = slice(max(0, len(ids) - length), None) if from_left else slice(length)
+            if sum(token in placeholders for token in ids) > sum(token in placeholders for token in ids[kept]):
+                raise ValueError(f"The prompt is truncated inside a visual: raise max_length={length}.")
+            for name in set(_TOKEN_COLUMNS) & inputs.keys():
+                inputs[name][index] = inputs[name][index][kept]
         return inputs
 
     def _encode_plainly(self, text: str) -> list[int]:
@@ -319,7 +346,8 @@ class ValleyProcessor(ProcessorMixin):
         before = self.tokenizer("\n", **encode)["input_ids"]  # or a tokenizer of LLaMA would write a space first
         return self.tokenizer("\n" + text, **encode)["input_ids"][len(before) :]
 
-    def _pad(self, inputs: BatchFeature, return_tensors: str | None, **padding: Any) -> BatchFeature:
+    def _pad(self, inputs: BatchFeature, return_tensors: str | None, **lengths: Any) -> BatchFeature:
+        padding = {name: value for name, value in lengths.items() if name != "truncation"}
         tokens = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         tokens = self.tokenizer.pad(tokens, **{"padding": False, **padding})
         side = padding.get("padding_side") or self.tokenizer.padding_side
@@ -332,7 +360,7 @@ class ValleyProcessor(ProcessorMixin):
 
 # Arguments that the base class takes itself.
 _RENDERING = {"tools", "documents", "add_generation_prompt", "continue_final_message"}
-_PADDING = ("padding", "padding_side", "pad_to_multiple_of")
+_LENGTHS = ("padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length")
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "assistant_masks", "mm_token_type_ids")
 _STAND_IN = "<im_end>"
 
