@@ -11,6 +11,7 @@ from clips import write_clip
 from datasets import Dataset
 from PIL import Image
 from tiny import random_frames
+from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from transformers_valley import ValleyVideoProcessor, video_processing_valley
@@ -83,6 +84,20 @@ def test_settings_survive_saving(tmp_path, clip):
     reloaded = ValleyVideoProcessor.from_pretrained(tmp_path)
     assert (reloaded.num_frames, reloaded.fps) == (5, None)
     assert reloaded(clip)["pixel_values_videos"].shape == (1, 5, 3, 28, 28)
+
+
+@pytest.mark.parametrize("stored", [{"num_frames": 5}, {"fps": 0.5}])
+@pytest.mark.parametrize("given", [{"num_frames": 3}, {"fps": 2.0}])
+def test_how_clips_are_sampled_may_be_said_while_loading(tmp_path, processor, stored, given):
+    processor.video_processor = ValleyVideoProcessor(**stored)
+    processor.save_pretrained(tmp_path)
+    for loaded in (
+        ValleyVideoProcessor.from_pretrained(tmp_path, **given),
+        AutoProcessor.from_pretrained(tmp_path, **given).video_processor,
+    ):
+        assert {name: value for name in ("fps", "num_frames") if (value := getattr(loaded, name))} == given
+    with pytest.raises(ValueError, match="either fps or num_frames"):
+        ValleyVideoProcessor.from_pretrained(tmp_path, fps=2.0, num_frames=3)
 
 
 def test_frames_are_prepared_as_clip_prepares_images(processor):

@@ -130,6 +130,15 @@ class ValleyVideoProcessor(BaseVideoProcessor):
         super().__init__(**kwargs)
         use_one_thread_in_forks()
 
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> "ValleyVideoProcessor":
+        """See [`~transformers.BaseVideoProcessor.from_dict`]. An `fps` given here replaces a stored `num_frames`, and
+        the reverse."""
+        for name, other in (("fps", "num_frames"), ("num_frames", "fps")):
+            if kwargs.get(name) is not None and kwargs.get(other) is None:
+                video_processor_dict = {**video_processor_dict, other: None}
+        return super().from_dict(video_processor_dict, **kwargs)
+
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """
         Args:
