@@ -1,15 +1,18 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+import multiprocessing
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from clips import write_clip
 from PIL import Image
 from tiny import random_frames
+from torch.utils.data import DataLoader
 from transformers import TextStreamer, pipeline
 
-from transformers_valley import VideoTextToTextPipeline
+from transformers_valley import VideoTextToTextPipeline, pipeline_valley
 from transformers_valley.video_decoding import VideoDecodeError
 
 
@@ -79,6 +82,37 @@ def test_an_answer_that_was_begun_is_continued(pipe, clip):
     begun = chat(clip) + [{"role": "assistant", "content": [{"type": "text", "text": "A red"}]}]
     messages = answer(pipe(begun, max_new_tokens=5))
     assert len(messages) == 2 and messages[1]["content"][0]["text"].startswith("A red")
+
+
+@pytest.mark.parametrize("as_blocks", [True, False])
+def test_whether_an_answer_goes_on_with_the_last_message_may_be_said(pipe, as_blocks):
+    def message(role, text):
+        return {"role": role, "content": [{"type": "text", "text": text}] if as_blocks else text}
+
+    chat = [message("user", "What happens?"), message("assistant", "A bar moves.")]
+    new = pipe(chat, continue_final_message=False, **NEW)
+    said = answer(pipe(chat, continue_final_message=False, max_new_tokens=5))
+    assert said == [*chat, {"role": "assistant", "content": answer(new)}]
+    said = answer(pipe(chat[:1], continue_final_message=True, max_new_tokens=5))
+    assert len(said) == 1 and said[0]["content"][0]["text"].startswith("What happens?")
+
+
+def test_a_length_that_is_given_is_the_only_one(pipe):
+    pipe.model.generation_config.max_new_tokens = pipe.model.generation_config.max_length = None
+    pipe.model.generation_config.eos_token_id = -1
+    (found,) = pipe([{"role": "user", "content": "What?"}], max_length=40, return_tensors=True)
+    assert len(found["generated_token_ids"]) == 40
+
+
+def test_workers_need_not_be_forked(pipe, clip, monkeypatch):
+    """They are not on macOS and Windows, nor with Python 3.14."""
+    expected = pipe([clip] * 2, ["What?", "Who?"], **NEW)
+    monkeypatch.setattr(pipeline_valley, "DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    assert pipe([clip] * 2, ["What?", "Who?"], num_workers=1, **NEW) == expected
+    monkeypatch.setattr(pipeline_valley, "DataLoader", DataLoader)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    questions = ({"videos": clip, "text": text} for text in ("What?", "Who?"))
+    assert list(pipe(questions, num_workers=2, **NEW)) == expected
 
 
 def test_images_and_text_alone(pipe, tmp_path):

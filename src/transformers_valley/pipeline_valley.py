@@ -4,6 +4,8 @@
 Input: clips, images and a question, or chats. Output: answers.
 """
 
+import functools
+import multiprocessing
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -95,8 +97,10 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
 
     def _answer(self, inputs: Iterable, options: dict[str, Any]) -> Iterator[list[dict]]:
         samples = _Stream if not hasattr(inputs, "__len__") else _Samples
-        workers = options["num_workers"] if samples is _Samples else min(options["num_workers"], 1)
-        prompts = samples(inputs, lambda chat: self.preprocess(chat, **options["preprocess"]))
+        # An iterator cannot be shared, and only a fork takes it along.
+        most = 1 if multiprocessing.get_start_method() == "fork" else 0
+        workers = options["num_workers"] if samples is _Samples else min(options["num_workers"], most)
+        prompts = samples(inputs, functools.partial(_encode, self.processor, **options["preprocess"]))
         loader = DataLoader(prompts, batch_size=options["batch_size"], num_workers=workers, collate_fn=list)
         for batch in loader:
             chats = [sample.pop("chat") for sample in batch]
@@ -110,27 +114,14 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         self, inputs: Any, continue_final_message: bool | None = None, processor_kwargs: dict | None = None
     ):
         """A chat, or a dict of a question and its visuals, to model inputs, and the chat under `"chat"`."""
-        chat = _as_chat(inputs)
-        if continue_final_message is None:
-            continue_final_message = chat[-1]["role"] == "assistant"
-        if continue_final_message and isinstance(chat[-1]["content"], str):  # the template continues the last block
-            chat = [*chat[:-1], {**chat[-1], "content": [{"type": "text", "text": chat[-1]["content"]}]}]
-        encoded = self.processor.apply_chat_template(
-            chat,
-            add_generation_prompt=not continue_final_message,
-            continue_final_message=continue_final_message,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=processor_kwargs,
-        )
-        return {**encoded, "chat": chat}
+        return _encode(self.processor, inputs, continue_final_message, processor_kwargs)
 
     def _forward(self, model_inputs: dict, generate_kwargs: dict | None = None) -> dict[str, torch.Tensor]:
         own, given = self.model.generation_config, dict(generate_kwargs or {})
         config = given.get("generation_config")
-        if all(getattr(c, name, None) is None for c in (own, config) for name in ("max_new_tokens", "max_length")):
-            given.setdefault("max_new_tokens", 256)
+        limits = ("max_new_tokens", "max_length")
+        if all(getattr(c, name, None) is None for c in (own, config) for name in limits) and not given.keys() & limits:
+            given["max_new_tokens"] = 256
         if own.pad_token_id is None:
             given.setdefault("pad_token_id", self.tokenizer.pad_token_id)
         if getattr(self, "assistant_model", None) is not None:
@@ -144,6 +135,7 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         return_tensors: bool = False,
         skip_special_tokens: bool = True,
         generate: dict | None = None,
+        preprocess: dict | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """One sequence to the record of its answer."""
@@ -153,7 +145,7 @@ class VideoTextToTextPipeline(AnyToAnyPipeline):
         answer = self.processor.decode(ids[model_outputs["length"] :], skip_special_tokens=skip_special_tokens)
         stops = [(generate or {}).get("stop_strings"), self.model.generation_config.stop_strings]
         stops = [stop for given in stops if given for stop in ([given] if isinstance(given, str) else given)]
-        continues = chat[-1]["role"] == "assistant"
+        continues = _continues(chat, (preprocess or {}).get("continue_final_message"))
         # The template leaves a space to the model before an answer, which is not part of it.
         answer = trim_answer(answer, stops, keeps_space=continues)
         if not return_full_text:
@@ -202,6 +194,31 @@ def _read_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     if "continue_final_message" in given:
         preprocess["continue_final_message"] = given.pop("continue_final_message")
     return {"batch_size": 1, "num_workers": 0, **given, "preprocess": preprocess, "generate": generate}
+
+
+def _encode(
+    processor: Any, inputs: Any, continue_final_message: bool | None = None, processor_kwargs: dict | None = None
+) -> dict[str, Any]:
+    """Without the model, which workers that are not forked would get a copy of."""
+    chat = _as_chat(inputs)
+    continues = _continues(chat, continue_final_message)
+    if continues and isinstance(chat[-1]["content"], str):  # the template continues the last block
+        chat = [*chat[:-1], {**chat[-1], "content": [{"type": "text", "text": chat[-1]["content"]}]}]
+    encoded = processor.apply_chat_template(
+        chat,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=processor_kwargs,
+    )
+    return {**encoded, "chat": chat}
+
+
+def _continues(chat: list[dict], given: bool | None) -> bool:
+    """Whether the answer goes on with the last message, and is no message of its own."""
+    return chat[-1]["role"] == "assistant" if given is None else given
 
 
 class _Samples(Dataset):
