@@ -60,3 +60,15 @@ def test_space_that_begins_a_line_stays():
     writer = AnswerText(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     told = [*(writer.add([token]) for token in range(5)), writer.finish()]
     assert "".join(told) == "List:\n  - first" and sum(map(bool, told)) > 2
+
+
+def test_space_after_a_special_token_stays():
+    """Which is left out, so that the word after it would begin the text."""
+    words = ["\u2581Hello", "\u2581world", "<special>"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<special>"))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<special>")
+    for ids in ([0, 2, 1], [0, 2, 2, 1], [2, 0, 2, 1, 2]):
+        writer = AnswerText(tokenizer)
+        told = [*(writer.add([token]) for token in ids), writer.finish()]
+        assert "".join(told) == writer.whole == tokenizer.decode(ids, skip_special_tokens=True) == "Hello world"

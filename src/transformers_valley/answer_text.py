@@ -56,8 +56,10 @@ class AnswerText:
         begin, end = self._window
         more = self._tokenizer.decode(self._ids[begin:], skip_special_tokens=True)
         if is_last or not more.endswith("\ufffd"):  # the first bytes of a character
-            self._written += more[len(self._tokenizer.decode(self._ids[begin:end], skip_special_tokens=True)) :]
-            self._window = end, len(self._ids)
+            piece = more[len(self._tokenizer.decode(self._ids[begin:end], skip_special_tokens=True)) :]
+            self._written += piece
+            # Special tokens alone are nothing to begin with: the next word would lose its space.
+            self._window = (end if piece else begin), len(self._ids)
 
     def _next(self, text: str) -> str:
         piece = text[self._told :]
