@@ -4,6 +4,7 @@
 import json
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ def ask(engine, begin):
         return answers
 
     return ask_all
+
+
+def test_nobody_waits_for_clients_that_are_long_gone(model, processor, begin):
+    engine = Engine(model, processor)
+    try:
+        engine._last_size, engine._last_seconds, engine._last_end = 8, 600.0, time.monotonic() - 60
+        answer = begin("What?", max_tokens=1)
+        engine.submit(answer)
+        told(answer)
+        assert answer.finish_reason == "length"
+    finally:
+        engine.close()
 
 
 def test_answers_written_together_are_those_of_each_alone(ask, engine, media):

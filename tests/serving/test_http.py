@@ -69,6 +69,18 @@ def test_this_machine_has_three_names(client, host):
     assert raw(client, "GET /v1/models", "Connection: close\r\n", host=host).startswith("HTTP/1.1 200")
 
 
+def test_name_that_is_allowed_may_be_spelt_as_an_address(service):
+    for name in ("Models.Example.Org", "models.example.org:8000"):
+        server = TestClient(build_app(service, hosts=[name]), base_url="http://models.example.org:9000")
+        assert server.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_empty_key_opens_no_server(service, key):
+    with pytest.raises(ValueError, match="--api-key is empty, which would let everyone in"):
+        build_app(service, key)
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_a_foreign_page_may_post_is_refused(client, kind):
     body = json.dumps({"messages": chat("Hello?")}).encode()

@@ -253,7 +253,7 @@ class Engine:
         self._waiting: list[Answer] = []
         self._running: list[Answer] = []
         self._num_expected = 0
-        self._last_size, self._last_seconds = 0, 0.0  # of the last batch
+        self._last_size, self._last_seconds, self._last_end = 0, 0.0, 0.0  # of the last batch
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -335,7 +335,8 @@ class Engine:
             if self._running:
                 begin = time.monotonic()
                 self._write(self._running)
-                self._last_size, self._last_seconds = len(self._running), time.monotonic() - begin
+                self._last_end = time.monotonic()
+                self._last_size, self._last_seconds = len(self._running), self._last_end - begin
                 for answer in self._running:  # a client may take hours to read the answer, and a clip be 150 MB
                     answer.prompt = Prompt(answer.prompt.ids, {})
                 self._running = []
@@ -343,15 +344,16 @@ class Engine:
     def _gather(self) -> None:
         """Waits a moment for clients that have just been answered to ask again, and for prompts that are being read.
 
-        A client alone never waits.
+        A client alone never waits, nor does one that comes when the others are long gone.
         """
+        until = self._last_end + GATHER_SHARE * self._last_seconds
         self._changed.wait_for(
             lambda: (
                 len(self._waiting) >= self.max_batch
                 or (len(self._waiting) >= self._last_size and not self._num_expected)
                 or self._is_closed
             ),
-            GATHER_SHARE * self._last_seconds,
+            max(0.0, until - time.monotonic()),
         )
 
     def _setting(self, answer: Answer, name: str) -> Any:

@@ -217,7 +217,7 @@ class _Gate:
     """Refuses requests before they are read, bounds what is read of the others, and counts all of them."""
 
     def __init__(self, app: Any, service: Service, api_key: str | None, hosts: Iterable[str]):
-        self.app, self.service, self.api_key, self.hosts = app, service, api_key, set(hosts)
+        self.app, self.service, self.api_key, self.hosts = app, service, api_key, {host_name(name) for name in hosts}
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -250,9 +250,7 @@ class _Gate:
             self.service.count(status, time.monotonic() - begin)
 
     def _check(self, headers: Headers, path: str) -> None:
-        host = headers.get("host", "")
-        with contextlib.suppress(ValueError):
-            host = urllib.parse.urlsplit(f"//{host}").hostname or host
+        host = host_name(headers.get("host", ""))
         if self.hosts and host not in self.hosts:  # a web page may have pointed its own name at this machine
             reason = (
                 f"The Host {shorten(host)!r} is not one of this server's: start it with --allowed-host {host[:100]}."
@@ -295,6 +293,7 @@ def build_app(service: Service, api_key: str | None = None, hosts: Iterable[str]
         api_key (`str`, *optional*): what clients must send, except to `/health` and `/metrics`.
         hosts (`Iterable[str]`, *optional*): names under which clients may reach it; all without any.
     """
+    check_key(api_key)
     app = FastAPI(openapi_url=None)
     for kind in (RequestError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _error_response)
@@ -405,6 +404,7 @@ def serve(
         OSError: the address is not free, or a folder or the checkpoint is not there.
         ValueError: the checkpoint is not a Valley, or an argument makes no sense.
     """
+    check_key(api_key)
     for folder in folders:
         if not os.path.isdir(folder):
             raise NotADirectoryError(f"--allow-local-files {folder}: there is no such folder.")
@@ -419,6 +419,24 @@ def serve(
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         server.run(sockets=[listener])
         server.leave(0)
+
+
+def check_key(api_key: str | None) -> None:
+    """
+    Check an API key: an empty one, such as of a variable that is not set, would leave the server open to all.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    if api_key is not None and not api_key.strip():
+        raise ValueError("--api-key is empty, which would let everyone in: give a key, or leave --api-key out.")
+
+
+def host_name(address: str) -> str:
+    """The name in a `Host` header, or in what a user gives as one: in small letters, without a port."""
+    with contextlib.suppress(ValueError):
+        return urllib.parse.urlsplit(f"//{address}").hostname or address
+    return address
 
 
 def _bind(host: str, port: int) -> socket.socket:
