@@ -47,6 +47,10 @@ from transformers_valley.training.preferences import PreferenceCollator
 
 
 OBJECTS = {*COLOURS, *SHAPES}
+WRITTEN = {  # into the folder of the output
+    *("answers.jsonl", "captions.jsonl", "clean.jsonl", "clean.jsonl.marked.jsonl", "pairs.jsonl"),
+    *("checkpoint", "held-out", "preferences"),
+}
 TRAINED = ["model.multi_modal_projector", "model.temporal_module", "model.language_model", "lm_head"]
 
 
@@ -161,7 +165,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     set_seed(0)
-    clear_output(args.output, {"answers", "captions", "checkpoint", "clean", "held-out", "pairs", "preferences"})
+    clear_output(args.output, "fewer_hallucinations", WRITTEN)
     held_out = make_clips(args.output, "held-out", args.held_out)
     ways = {"greedy": {}, "sampled": {"do_sample": True, "temperature": 1.0}}
     found = {f"before, {way}": measure(args.model, held_out, **how) for way, how in ways.items()}

@@ -177,10 +177,26 @@ def questions(clip: Clip, rng: random.Random) -> list[tuple[str, str, str]]:
     return asked
 
 
-def clear_output(folder: Path, own: set[str]) -> None:
-    """Empties a folder of what an earlier run wrote, told by names without suffixes; ends where it holds more."""
-    found = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
-    if others := [name for name in found if name.partition(".")[0] not in own]:
+def clear_output(folder: Path, example: str, own: set[str]) -> None:
+    """Makes the folder of an example, or empties it of what an earlier run wrote, told by a mark and by names.
+
+    Ends where the folder is not empty and has no mark, or holds more: what is in it may be somebody's work.
+    """
+    mark = folder / f".made-by-{example}"
+    if folder.exists() and not folder.is_dir():
+        raise SystemExit(f"{folder} is a file, expected a folder. Name another one with --output.")
+    found = sorted(path.name for path in folder.glob("*"))
+    if found and mark.name not in found:
+        raise SystemExit(
+            f"{folder} is not empty, and without a file {mark.name} it is not known to be the {example} example's. "
+            "Delete the folder, or name another one with --output."
+        )
+    if others := [name for name in found if name not in {*own, mark.name}]:
         raise SystemExit(f"{folder} holds {others[0]!r}, which would be deleted. Name another folder with --output.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    for path in (folder / name for name in found if name != mark.name):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

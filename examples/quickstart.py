@@ -71,6 +71,9 @@ from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
 EXAMPLES = Path(__file__).parent
 TRAIN_CLIPS, TEST_CLIPS, NUM_FRAMES = 2400, 200, 8
+WRITTEN = {  # into the folder of the output
+    *("checkpoint", "clips", "joined", "report.json", "report.png", "stage1", "text", "video.png", "vision"),
+}
 PATCH_SIZE, HIDDEN_SIZE = 16, 128
 MEAN, STD = [0.2] * 3, [0.25] * 3  # of the pictures: most of them is dark
 LABELS = [*COLOURS, *SHAPES]
@@ -417,7 +420,7 @@ def set_up(seed: int) -> None:
 
 
 def run(folder: Path, seed: int) -> None:
-    clear_output(folder, {"checkpoint", "clips", "joined", "report", "stage1", "text", "video", "vision"})
+    clear_output(folder, "quickstart", WRITTEN)
     with step(f"write {TRAIN_CLIPS + TEST_CLIPS} clips of moving shapes"):
         held_out = make_data(folder / "clips", seed)
     with step("pretrain a tiny vision tower on pictures of shapes and a tiny language model on sentences about them"):

@@ -65,6 +65,7 @@ def test_own_answers_become_preferences_and_are_learnt(checkpoint, tmp_path, mon
         example, "describe", lambda _, clips, **how: ["a red bar", captions[clips[0]]] * (len(clips) // 2)
     )
     pairs = example.make_pairs(Path(checkpoint), captions, 2, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.*")} <= example.WRITTEN
     records = [json.loads(line) for line in pairs.read_text().splitlines()]
     made_up = {"red", "bar"} - set(captions[records[0]["video"]].split())
     assert made_up and records[0]["rejected"] == "a red bar" and records[0]["chosen"] == captions[records[0]["video"]]
@@ -118,12 +119,54 @@ def test_datatrove_packs_as_the_command_does(tmp_path):
     assert files[0] == files[1] and len(files[0]) == 3
 
 
-def test_what_an_example_did_not_write_is_not_deleted(tmp_path):
-    (tmp_path / "clips").mkdir()
-    (tmp_path / "report.json").write_text("{}")
-    clear_output(tmp_path, {"clips", "report"})
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SystemExit, match="holds 'thesis.tex', which would be deleted. Name another folder"):
-        clear_output(tmp_path, {"clips", "report"})
-    assert (tmp_path / "thesis.tex").exists()
+def test_an_example_empties_the_folder_that_it_made(tmp_path):
+    folder = tmp_path / "new" / "output"
+    for _ in range(2):
+        clear_output(folder, "quickstart", {"clips", "report.json"})
+        assert [path.name for path in folder.iterdir()] == [".made-by-quickstart"]
+        (folder / "clips").mkdir()
+        (folder / "clips" / "0.mp4").write_text("a clip")
+        (folder / "report.json").write_text("{}")
+
+
+@pytest.mark.parametrize("name", ["clips/mine.mp4", "report.json", ".git/HEAD", "thesis.tex"])
+def test_a_folder_that_an_example_did_not_make_is_left_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("years of work")
+    for example in ("quickstart", "fewer_hallucinations"):
+        with pytest.raises(SystemExit, match=rf"is not empty, .* \.made-by-{example} .* Delete the folder, or"):
+            clear_output(tmp_path, example, {"clips", "report.json"})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "thesis.tex", ".git", ".made-by-fewer_hallucinations"])
+def test_what_an_example_did_not_write_is_not_deleted(tmp_path, name):
+    clear_output(tmp_path, "quickstart", {"video.png"})
+    (tmp_path / "video.png").write_text("a picture")
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(SystemExit, match=f"holds '{name}', which would be deleted. Name another folder"):
+        clear_output(tmp_path, "quickstart", {"video.png"})
+    assert (tmp_path / name).exists() and (tmp_path / "video.png").exists()
+
+
+def test_output_has_to_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="file is a file, expected a folder"):
+        clear_output(tmp_path / "file", "quickstart", set())
+
+
+def test_links_in_an_output_are_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.mp4").write_text("a clip")
+    for _ in range(2):
+        clear_output(tmp_path / "output", "quickstart", {"clips"})
+        (tmp_path / "output" / "clips").symlink_to(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "mine.mp4").exists()
+
+
+def test_quickstart_refuses_a_folder_with_clips_of_ones_own(tmp_path):
+    clip = write_clip(tmp_path / "video.mp4", 20, fps=10)
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--output", str(tmp_path), "--video", clip]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "is not empty" in result.stderr.splitlines()[-1]
+    assert [str(path) for path in tmp_path.iterdir()] == [clip]

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
 from transformers import AutoConfig, BitsAndBytesConfig
+from transformers.utils import find_adapter_config_file
 
 from .configuration_valley import ValleyConfig
 from .modeling_valley import ValleyForConditionalGeneration
@@ -21,6 +22,7 @@ from .processing_valley import ValleyProcessor
 __all__ = ["Checkpoint", "check_device", "check_dtype", "check_reachable", "find_checkpoint", "why_not_loaded"]
 
 _CONFIGS = ("config.json", "adapter_config.json")
+_WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth"]
 QUANTIZATION = {
     "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "bnb-8bit": {"load_in_8bit": True},
@@ -47,9 +49,21 @@ class Checkpoint:
             return Path(self.path).resolve().name
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter, which transformers loads together with the model that it names."""
+        if os.path.exists(os.path.join(self.path, "config.json")):
+            return False
+        return find_adapter_config_file(self.path, revision=self.revision or "main") is not None
+
     def load_processor(self) -> ValleyProcessor:
         """Load the processor."""
-        return ValleyProcessor.from_pretrained(self.path, revision=self.revision or "main")
+        revision = self.revision or "main"
+        if not os.path.isdir(self.path) and self.is_adapter:
+            # By its name and without a connection, transformers finds no tokenizer where there is no config.json.
+            folder = snapshot_download(self.path, revision=revision, ignore_patterns=_WEIGHTS)
+            return ValleyProcessor.from_pretrained(folder)
+        return ValleyProcessor.from_pretrained(self.path, revision=revision)
 
     def load_model(
         self,
@@ -80,9 +94,12 @@ class Checkpoint:
         options: dict[str, Any] = {}
         if quantization is not None:
             options["quantization_config"] = BitsAndBytesConfig(**QUANTIZATION[quantization])
+        revision = self.revision or "main"
+        if self.revision is not None and self.is_adapter:  # a revision of the adapter, and not of its model
+            revision, options["adapter_kwargs"] = "main", {"revision": self.revision}
         model = ValleyForConditionalGeneration.from_pretrained(
             self.path,
-            revision=self.revision or "main",
+            revision=revision,
             dtype=dtype,
             device_map=check_device(device),
             attn_implementation=attn_implementation,
@@ -163,14 +180,14 @@ def _read_config(checkpoint: Checkpoint) -> Any:
     try:
         return AutoConfig.from_pretrained(checkpoint.path, **where)
     except (OSError, ValueError):
-        if not os.path.exists(os.path.join(checkpoint.path, "adapter_config.json")):
+        if not checkpoint.is_adapter:
             raise
     try:
         from peft import PeftConfig
     except ModuleNotFoundError as error:
         raise ImportError(f"{checkpoint.path!r} is a LoRA adapter, which needs peft: pip install peft.") from error
 
-    base = PeftConfig.from_pretrained(checkpoint.path).base_model_name_or_path
+    base = PeftConfig.from_pretrained(checkpoint.path, **where).base_model_name_or_path
     if base is None:
         raise OSError("it is an adapter whose adapter_config.json names no base_model_name_or_path: write it there.")
     try:

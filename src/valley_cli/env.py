@@ -38,5 +38,6 @@ def _accelerators() -> str:
     if not torch.accelerator.is_available():
         return f"none ({torch.get_num_threads()} threads)"
     kind = torch.accelerator.current_accelerator().type
-    names = [torch.get_device_module(kind).get_device_name(i) for i in range(torch.accelerator.device_count())]
+    name_of = getattr(torch.get_device_module(kind), "get_device_name", lambda _: kind)  # torch.mps has none
+    names = [name_of(i) for i in range(torch.accelerator.device_count())]
     return f"{', '.join(names)} ({kind}; built for CUDA {torch.version.cuda})"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -123,3 +124,13 @@ def test_env_lists_what_a_bug_report_needs():
     found = dict(line[2:].split(": ", 1) for line in lines)
     assert found["transformers"] == importlib.metadata.version("transformers")
     assert {"platform", "python", "torch", "av", "trl", "accelerators"} <= set(found)
+
+
+def test_env_needs_no_names_of_devices(monkeypatch):
+    """torch.mps knows none."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: SimpleNamespace(type="mps"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
+    result = valley("env")
+    assert result.exit_code == 0, result.output
+    assert "\n- accelerators: mps (mps; built for " in result.stdout

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import yaml
+from clips import write_clip
 from typer.testing import CliRunner
 
 from transformers_valley import demo as package
@@ -89,11 +90,72 @@ def test_a_page_is_built(local):
     assert isinstance(build_demo(local), gr.Blocks)
 
 
+def handlers(local):
+    """What the page does on a question, on an upload or a change of its settings, and where it begins anew."""
+    pytest.importorskip("gradio")
+    found = {event.fn.__name__: event.fn for event in build_demo(local).fns.values() if event.fn is not None}
+    return found["answer"], found["look"], found["restart"]
+
+
+def visuals(session):
+    """How many frames each of the questions showed."""
+    asked = [message["content"] for message in session.chat.messages if message["role"] == "user"]
+    return [sum(len(block["video"].frames) for block in blocks if block["type"] == "video") for blocks in asked]
+
+
 def test_what_is_typed_while_an_answer_comes_stays(local):
     gradio = pytest.importorskip("gradio")
-    (answer,) = [event.fn for event in build_demo(local).fns.values() if event.api_name == "ask"]
+    answer, *_ = handlers(local)
     box = [values[0] for values in answer("Who are you?", [], _Session())]
     assert box[0] == "" and len(box) > 1 and all(value == gradio.skip() for value in box[1:])
+
+
+def test_a_clip_is_shown_once(local, clip):
+    answer, look, _ = handlers(local)
+    session = _Session()
+    look(clip, 3, 0, 0, 0, session)
+    for _ in range(2):
+        list(answer("What?", [], session))
+    assert visuals(session) == [3, 0]
+
+
+@pytest.mark.parametrize("first", [3, 0])
+@pytest.mark.parametrize("moment", [1, 2])  # before the model is asked; after the first words
+def test_a_clip_that_is_dropped_while_an_answer_comes_is_of_the_next_question(local, clip, tmp_path, first, moment):
+    answer, look, _ = handlers(local)
+    session = _Session()
+    look(clip if first else None, 3, 0, 0, 0, session)
+    answering = answer("What?", [], session)
+    for _ in range(moment):
+        next(answering)
+    look(write_clip(tmp_path / "next.mp4", 20), 2, 0, 0, 0, session)
+    list(answering)
+    list(answer("And this?", [], session))
+    list(answer("And then?", [], session))
+    assert visuals(session) == [first, 2, 0]
+
+
+@pytest.mark.parametrize("settings, shown", [((5, 0, 0, 0), 5), ((3, 0, 1, 2), 3), ((3, 0, 0, 0), 0)])
+def test_only_settings_that_changed_while_an_answer_comes_show_a_clip_again(local, clip, settings, shown):
+    answer, look, _ = handlers(local)
+    session = _Session()
+    look(clip, 3, 0, 0, 0, session)
+    answering = answer("What?", [], session)
+    next(answering)
+    look(clip, *settings, session)  # the slider was moved, or a field left
+    list(answering)
+    list(answer("And then?", [], session))
+    assert visuals(session) == [3, shown]
+
+
+def test_a_conversation_that_begins_anew_is_shown_the_clip(local, clip):
+    answer, look, restart = handlers(local)
+    session = _Session()
+    look(clip, 3, 0, 0, 0, session)
+    list(answer("What?", [], session))
+    _, pictures, *_ = restart(clip, 3, 0, 0, 0, session)
+    list(answer("What?", [], session))
+    assert len(pictures) == 3 and visuals(session) == [3]
 
 
 def test_without_gradio_the_error_says_what_to_install(local, monkeypatch):

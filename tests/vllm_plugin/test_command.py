@@ -87,6 +87,7 @@ def test_what_vllm_cannot_do_is_refused(checkpoint, options, reason):
 
 
 def test_an_adapter_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="merge_and_unload"):
         command.vllm_command(command.Checkpoint(str(tmp_path)))
 

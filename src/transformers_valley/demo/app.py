@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -40,6 +40,7 @@ class _Session:
     path: str | None = None  # of the visual that the next question shows
     shown: SampledVideo | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    looked_at: tuple[str, dict[str, Any]] | None = None  # path and sampling of the frames on the page
 
 
 class _Stopped(Exception):
@@ -102,16 +103,19 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
         settings = [upload, num_frames, fps, start, end]
 
         def look(path, num_frames, fps, start, end, session):
-            session.path = session.shown = None
-            if path is None:
-                return [], "No clip: questions are about text alone.", session
             sampling = {"start": start or None, "end": end or None}
             sampling |= {"fps": fps, "max_frames": MAX_FRAMES} if fps else {"num_frames": int(num_frames)}
+            if session.looked_at == (path, sampling):  # a field was left as it was
+                return gr.skip(), gr.skip(), session
+            session.path = session.shown = session.looked_at = None
+            if path is None:
+                return [], "No clip: questions are about text alone.", session
             try:
                 shown = model.sample(path, **sampling)
             except (ValueError, OSError) as error:
                 return [], f"**This cannot be shown to the model.** {_without_folder(error, path)}", session
             session.path, session.shown, session.sampling = path, shown, sampling
+            session.looked_at = path, sampling
             return _pictures(shown), _describe(shown), session
 
         def answer(text, history, session) -> Iterator[tuple]:
@@ -120,21 +124,23 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
                 return
             if session.chat is None:
                 session.chat = model.begin()
+            asked = replace(session)  # the visitor may drop the next clip while this answer is written
             history = [*history, {"role": "user", "content": text}, {"role": "assistant", "content": "…"}]
             yield "", history, session
             try:
-                for written in _stream(model, session, text):
+                for written in _stream(model, asked, text):
                     history[-1]["content"] = written
                     yield gr.skip(), history, session  # the next question may be in the box already
             except Exception as error:  # whatever it is, the visitor sees why there is no answer, and can go on
-                message = _without_folder(error, session.path) if isinstance(error, ValueError | OSError) else error
+                message = _without_folder(error, asked.path) if isinstance(error, ValueError | OSError) else error
                 history[-1]["content"] = f"No answer: {message}"
                 yield text, history, session
                 return
-            session.path = session.shown = None  # a second question does not show it again
+            if session.shown is asked.shown:
+                session.path = session.shown = None  # a second question does not show it again
 
         def restart(path, num_frames, fps, start, end, session):
-            session.chat = None
+            session.chat = session.looked_at = None
             return [], *look(path, num_frames, fps, start, end, session)
 
         looked = [frames, said, session]
@@ -167,8 +173,11 @@ def build_demo(model: LocalModel | RemoteModel, examples: list[list[str]] | None
     return demo
 
 
-def _stream(model: LocalModel | RemoteModel, session: _Session, text: str) -> Iterator[str]:
-    """The answer as far as it is written, again and again. Whoever stops to read ends it."""
+def _stream(model: LocalModel | RemoteModel, asked: _Session, text: str) -> Iterator[str]:
+    """The answer as far as it is written, again and again. Whoever stops to read ends it.
+
+    `asked` is read by another thread: it is a state that nobody changes.
+    """
     pieces: queue.Queue = queue.Queue()
     stopped = threading.Event()
 
@@ -179,7 +188,7 @@ def _stream(model: LocalModel | RemoteModel, session: _Session, text: str) -> It
 
     def work() -> None:
         try:
-            model.ask(session.chat, text, session.path, session.shown, session.sampling, on_text)
+            model.ask(asked.chat, text, asked.path, asked.shown, asked.sampling, on_text)
             pieces.put(None)
         except _Stopped:
             pass

@@ -130,7 +130,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read_generation(checkpoint: Checkpoint) -> GenerationConfig:
-    if os.path.isdir(checkpoint.path) and not os.path.exists(os.path.join(checkpoint.path, "config.json")):
+    if checkpoint.is_adapter:
         raise ValueError(
             f"vLLM serves whole checkpoints, and {checkpoint.path!r} is an adapter. Merge it (peft's "
             "merge_and_unload), or serve its base with --vllm-args '--enable-lora --lora-modules NAME=FOLDER' where "
