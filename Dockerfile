@@ -7,6 +7,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY examples/configs examples/configs
 COPY examples/accelerate examples/accelerate
+COPY examples/mixtures examples/mixtures
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM vllm/vllm-openai:${VLLM}
