@@ -1,5 +1,5 @@
 # Valley behind vLLM's server, on NVIDIA GPUs: docs/how-to/serve_in_production.md
-ARG VLLM=v0.33.0
+ARG VLLM=v0.32.0
 
 FROM python:3.12-slim AS wheel
 WORKDIR /source
