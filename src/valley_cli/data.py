@@ -268,7 +268,7 @@ def filter_captions(
         str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of captions: WebVid's, or `video`, `caption`.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
-    least: Annotated[int, typer.Option(help="Pass over noun phrases of fewer captions.", metavar="NUMBER")] = 3,
+    least: Annotated[int, typer.Option(help="Skip noun phrases of fewer captions.", metavar="NUMBER")] = 3,
     most: Annotated[int, typer.Option(help="Captions drawn for a more frequent phrase.", metavar="NUMBER")] = 100,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", metavar="NUMBER")] = 42,
     language_model: Annotated[
