@@ -1,5 +1,5 @@
 # Valley behind vLLM's server, on NVIDIA GPUs: docs/how-to/serve_in_production.md
-ARG VLLM=v0.33.0
+ARG VLLM=v0.32.0
 
 FROM python:3.12-slim AS wheel
 WORKDIR /source
@@ -7,6 +7,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY examples/configs examples/configs
 COPY examples/accelerate examples/accelerate
+COPY examples/mixtures examples/mixtures
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM vllm/vllm-openai:${VLLM}

@@ -9,7 +9,7 @@ DIST := $(VENV)-dist
 OLDEST := $(VENV)-oldest
 NEWEST := $(VENV)-newest
 VLLM := $(VENV)-vllm
-# What has an upper bound in pyproject.toml, which `make test-newest` passes over. Other sources will do: git+https://...
+# What has an upper bound in pyproject.toml, which `make test-newest` skips. Other sources will do: git+https://...
 BOUNDED ?= transformers trl
 QUIET := --quiet --disable-pip-version-check
 CODE := src tests examples benchmarks .ci
@@ -57,7 +57,7 @@ quality: $(VENV)/installed  ## Check format and lint
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --strict-collection .github
 
-style: $(VENV)/installed  ## Mend format and lint
+style: $(VENV)/installed  ## Fix format and lint
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 

@@ -2,7 +2,7 @@
 """A model learns from preferences between its own answers, so that it speaks less of what is not there.
 
     python examples/quickstart.py             # makes the model: the one of stage 1, which still makes things up
-    python examples/fewer_hallucinations.py   # a few minutes on two CPU cores, into outputs/fewer_hallucinations
+    python examples/fewer_hallucinations.py   # 13 minutes on two busy CPU cores, into outputs/fewer_hallucinations
 
 The model describes new clips of moving shapes, each several times. A judge marks colours and shapes that the caption
 of the clip does not have, `write_pairs` makes preferences of the answers, and TRL's `DPOTrainer` learns them. What is

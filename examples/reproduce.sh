@@ -6,7 +6,7 @@
 #     TEXT=Qwen/Qwen3-8B GPUS=4 examples/reproduce.sh    # another language model, half of the GPUs
 #     examples/reproduce.sh --report_to wandb            # flags of examples/sft.py, for both stages
 #
-# The rows have to lie where the recipes look for them: docs/how-to/bring_your_own_data.md. After a kill, the same
+# The rows have to lie where the recipes' mixtures look for them: docs/how-to/get_the_data.md. After a kill, the same
 # command goes on: a finished stage is not run again, the other begins at its last complete checkpoint. What it takes:
 # docs/how-to/train_both_stages.md. Not run yet at this size.
 set -euo pipefail

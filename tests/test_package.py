@@ -48,7 +48,7 @@ def test_the_wheel_holds_every_file_of_the_packages(built):
 @pytest.mark.slow
 def test_the_wheel_holds_what_the_command_reads_of_the_examples(built):
     wheel = set(built[0].namelist())
-    for folder, there in (("configs", "recipes"), ("accelerate", "accelerate")):
+    for folder, there in (("configs", "recipes"), ("accelerate", "accelerate"), ("mixtures", "mixtures")):
         names = {f"valley_cli/{there}/{file.name}" for file in (ROOT / "examples" / folder).glob("*.yaml")}
         assert len(names) > 3 and names <= wheel
     assert {name.partition("/")[0] for name in wheel if ".dist-info" not in name} == {

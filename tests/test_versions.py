@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -25,6 +26,13 @@ def test_the_lock_has_every_dependency_within_its_range():
     locked = dict(line.split("==") for line in lines if not line.startswith("#"))
     for requirement in REQUIREMENTS:
         assert locked[requirement.name] in requirement.specifier, requirement
+
+
+def test_a_plain_install_can_load_a_checkpoint():
+    """The commands load with `device_map`, which needs accelerate; transformers alone does not bring it along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {Requirement(line).name for line in project["dependencies"]}
+    assert {"transformers", "torch", "accelerate", "av"} <= names
 
 
 def test_the_oldest_transformers_tested_is_the_lower_bound():

@@ -22,7 +22,7 @@ from transformers import (
 from transformers_valley import ValleyForConditionalGeneration, ValleyProcessor, ValleyVideoProcessor
 
 
-OLD = Version(transformers.__version__) < Version("5.23")  # what `compatibility_valley.py` is for
+OLD = Version(transformers.__version__) < Version("5.23")  # as `modeling_valley` asks
 IMAGE_SIZE, PATCH_SIZE = 28, 14
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 

@@ -268,7 +268,7 @@ def filter_captions(
         str, typer.Argument(metavar="FILE", help="CSV, JSON or JSONL of captions: WebVid's, or `video`, `caption`.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of rows to write.", metavar="FILE")],
-    least: Annotated[int, typer.Option(help="Pass over noun phrases of fewer captions.", metavar="NUMBER")] = 3,
+    least: Annotated[int, typer.Option(help="Skip noun phrases of fewer captions.", metavar="NUMBER")] = 3,
     most: Annotated[int, typer.Option(help="Captions drawn for a more frequent phrase.", metavar="NUMBER")] = 100,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", metavar="NUMBER")] = 42,
     language_model: Annotated[
@@ -277,7 +277,7 @@ def filter_captions(
     workers: Annotated[int, typer.Option(help="Processes, of about 0.7 GB each.", metavar="NUMBER", min=1)] = 1,
 ) -> None:
     """Choose captions as the paper chose Valley-702k: balanced by noun phrases, with a question to each."""
-    with needs_extra("data"):
+    with needs_extra("build"):
         from transformers_valley.data.build import phrases
         from transformers_valley.data.build.valley_702k import select_captions
         from transformers_valley.data.card import write_rows_card
@@ -322,7 +322,7 @@ def build(
     seed: Annotated[int, typer.Option(help="Of which caption becomes what.", metavar="NUMBER")] = 42,
 ) -> None:
     """Let a language model write conversations, reasoning and descriptions, as the paper made Valley-Instruct."""
-    with needs_extra("data"):
+    with needs_extra("build"):
         from transformers_valley.data.build.valley_instruct import build_instructions
         from transformers_valley.data.card import write_rows_card
         from transformers_valley.data.files import check_files
@@ -330,7 +330,8 @@ def build(
 
     check_files([file])  # before the server is asked
     check_folder(output)
-    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    with needs_extra("build"):
+        endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     request = {} if temperature is None else {"temperature": temperature}
     built = build_instructions(file, output, endpoint, limit, attempts, seed, **request)
     settings = {"written by": endpoint.model, **built.rows, "rejected": built.rejected.total()}
@@ -367,7 +368,7 @@ def judge(
     concurrency: Concurrency = 16,
 ) -> None:
     """Take out rows whose answers speak of objects that the caption does not support, as a judge sees it."""
-    with needs_extra("data"):
+    with needs_extra("build"):
         from transformers_valley.data.build.hallucinations import check_hallucinations
         from transformers_valley.data.card import write_rows_card
         from transformers_valley.data.files import check_files
@@ -375,7 +376,8 @@ def judge(
 
     check_files([file, captions])  # before the server is asked
     check_folder(output)
-    endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
+    with needs_extra("build"):
+        endpoint = Endpoint(server_model, server, cache=f"{output}.replies.sqlite", concurrency=concurrency)
     found = check_hallucinations(file, captions, output, endpoint)
     settings = {"judge": endpoint.model, "clean": found.clean, "marked": found.marked, "undecided": found.undecided}
     write_rows_card(output, file, command=command_of(context), settings=settings)

@@ -70,6 +70,7 @@ def run(
 ) -> None:
     """Train by a recipe. Each of its keys can be given as a flag, which wins."""
     path, flags = find_file("recipe", recipe), with_underscores(context.args)
+    flags += find_mixtures(path, flags)
     if accelerate_config is None and num_processes is not None:
         raise ValueError("--num-processes needs a launcher: add --accelerate-config multi_gpu, zero2 or zero3.")
     if accelerate_config is not None:
@@ -128,17 +129,37 @@ def find_file(kind: Literal["recipe", "config of Accelerate"], name: str) -> Pat
     if path.is_file():
         read_settings(path)
         return path
-    package = Path(__file__).parent
     in_wheel, in_clone = {"recipe": ("recipes", "configs"), "config of Accelerate": ("accelerate", "accelerate")}[kind]
-    folder = package / in_wheel
-    if not folder.is_dir():
-        folder = package.parents[1] / "examples" / in_clone
+    folder = shipped_folder(in_wheel, in_clone)
     shipped = sorted(file.stem for file in folder.glob("*.yaml"))
     if name in shipped:
         return folder / f"{name}.yaml"
     raise FileNotFoundError(
         f"There is no {kind} {name}: neither a file, nor one that comes with the package ({', '.join(shipped)})."
     )
+
+
+def shipped_folder(in_wheel: str, in_clone: str) -> Path:
+    """A folder of examples that comes with the package."""
+    package = Path(__file__).parent
+    folder = package / in_wheel
+    return folder if folder.is_dir() else package.parents[1] / "examples" / in_clone
+
+
+def find_mixtures(recipe: Path, flags: list[str]) -> list[str]:
+    """
+    Flags that name the package's own mixtures, for a recipe that trains on `examples/mixtures/NAME.yaml` where no such
+    file is: outside of a clone.
+    """
+    data = read_settings(recipe).get("data")
+    if not isinstance(data, list) or {flag.partition("=")[0] for flag in flags} & {"--data", "--dataset"}:
+        return []
+    found = []
+    for file in map(str, data):
+        shipped = shipped_folder("mixtures", "mixtures") / file.removeprefix("examples/mixtures/")
+        is_ours = file.startswith("examples/mixtures/") and not Path(file).exists() and shipped.is_file()
+        found.append(str(shipped) if is_ours else file)
+    return [] if found == data else ["--data", *found]
 
 
 def read_settings(file: Path) -> dict[str, Any]:

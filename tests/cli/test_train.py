@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from transformers_valley import training
+from transformers_valley.data.mixtures import read_mixture
 from valley_cli import train
 from valley_cli.app import app
 
@@ -44,6 +45,23 @@ def test_recipes_are_found_by_name(name, trained):
     ((key, path),) = trained
     assert key == "--config" and path.endswith(f"{name}.yaml")
     assert "model_name_or_path" in open(path).read()
+
+
+def test_outside_of_a_clone_a_recipe_trains_on_the_mixture_of_the_package(tmp_path, monkeypatch, trained, launched):
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, ["train", "stage2_lora", "--max-steps", "3"])
+    (flags,) = trained
+    assert flags[2:5] == ["--max_steps", "3", "--data"] and len(flags) == 6
+    assert [source.name for source in read_mixture(flags[5])][0] == "valley_instruct_65k"
+    for given in (["--data", "rows.jsonl"], ["--dataset=owner/name"]):
+        CliRunner().invoke(app, ["train", "stage2_lora", *given])
+        assert trained[-1][2:] == given
+    CliRunner().invoke(app, ["train", "stage2_lora", "--accelerate-config", "cpu"])
+    assert launched[-1][1][-2:] == flags[4:]
+    (tmp_path / "examples" / "mixtures").mkdir(parents=True)
+    (tmp_path / "examples" / "mixtures" / "stage2.yaml").touch()
+    CliRunner().invoke(app, ["train", "stage2_lora"])
+    assert len(trained[-1]) == 2
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch, trained):

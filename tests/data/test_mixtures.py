@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from transformers_valley.data.mixtures import Source, as_sources, read_mixture
 
@@ -94,14 +95,12 @@ def test_a_mixture_lists_sources(tmp_path):
     assert second == Source(dataset="o/n", split="test", seed=3) and second.name == "n"
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_the_mixtures_of_both_stages_have_the_files_of_their_recipes(stage):
-    import yaml
-
-    (recipe,) = CONFIGS.glob(f"{stage}_*[!a].yaml")  # not stage2_lora
-    sources = read_mixture(CONFIGS.parent / "mixtures" / f"{stage}.yaml")
-    assert [source.path for source in sources] == yaml.safe_load(recipe.read_text())["data"]
-    assert all(source.media for source in sources)
+@pytest.mark.parametrize("recipe", ["stage1_align", "stage2_instruct", "stage2_lora", "small_align", "small_instruct"])
+def test_the_recipes_train_on_mixtures_that_name_the_folder_of_each_source(recipe):
+    settings = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+    (mixture,) = settings["data"]
+    sources = read_mixture(CONFIGS.parents[1] / mixture)
+    assert all(source.path and source.media for source in sources) and "media_root" not in settings
 
 
 @pytest.mark.parametrize(

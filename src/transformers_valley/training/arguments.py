@@ -183,7 +183,7 @@ def _settle_data(arguments: ValleyArguments, flags: set[str]) -> None:
 
 class _Parser(TrlParser):
     def error(self, message: str):
-        """argparse would print some hundred options and end the process."""
+        """argparse would print hundreds of options and end the process."""
         raise ValueError(message)
 
 

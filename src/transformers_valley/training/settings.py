@@ -67,7 +67,7 @@ def describe_run(
 
 
 def _digest_rows(rows: Dataset | IterableDataset) -> str:
-    """Of some hundred rows, without the folders that their files are in."""
+    """Of several hundred rows, without the folders that their files are in."""
     if isinstance(rows, IterableDataset):
         some = rows.take(64)
     else:

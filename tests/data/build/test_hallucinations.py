@@ -2,6 +2,7 @@
 """A judge of this machine marks objects; what it says is believed only as far as it can be."""
 
 import json
+import sys
 
 import pytest
 from openai_server import Answer, openai_server, said
@@ -78,6 +79,15 @@ def test_the_command_tells_the_share(files, tmp_path):
         result = CliRunner().invoke(app, [*words, "--server", server.url])
     assert result.exit_code == 0 and "1 of 2 rows speak of objects that their captions do not support" in result.stdout
     assert "2 undecided" in result.stdout and "red car" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["judge", "build"])
+def test_without_openai_the_extra_is_named(command, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    words = ["data", command, str(files[0]), "-o", str(tmp_path / "out.jsonl"), "--server", "http://localhost:9/v1"]
+    words += ["--captions", str(files[1])] if command == "judge" else []
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "pip install 'transformers-valley[build]'" in result.stderr
 
 
 def test_files_are_looked_for_before_the_server(tmp_path, monkeypatch):
