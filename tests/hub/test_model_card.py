@@ -391,8 +391,10 @@ def train(recipe: str, folder, **changes):
 def test_training_writes_the_card_of_its_run(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_model_card(saved, base_models=BASES, datasets=["Valley-702k"])
-    output = tmp_path / "stage2"
-    trainer = train("stage2_instruct", tmp_path, model_name_or_path=str(saved), output_dir=str(output))
+    output, mixture = tmp_path / "stage2", tmp_path / "mixture.yaml"
+    mixture.write_text(f"sources: [{{path: {tmp_path / 'rows.json'}}}]")  # the card names what is in it
+    options = {"model_name_or_path": str(saved), "output_dir": str(output), "data": [str(mixture)]}
+    trainer = train("stage2_instruct", tmp_path, **options)
     card = ModelCard.load(output / "README.md")
     assert card.data.base_model == BASES and card.data.datasets  # of the stage before
     assert {"trl", "sft"} <= set(card.data.tags)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.mixtures import as_sources
 from ..hub.model_card import read_facts, short_name, write_model_card
 from ..plots import COLOURS, MARKERS, chart_style, place_legend
 from .parameters import count_parameters
@@ -72,7 +73,7 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     trained = model_args.lora_modules_to_save if model_args.use_peft else valley_args.trainable_modules
     # Stage 2 is what trains the language model (paper, Section 4.3).
     instructs = model_args.use_peft or any("language_model" in name or "lm_head" in name for name in trained)
-    files = ", ".join(f"`{Path(file).name}`" for file in valley_args.data or valley_args.dataset)
+    files = ", ".join(f"`{Path(str(source)).name}`" for source in as_sources(valley_args.sources()))
     rows = trainer.train_dataset
     frozen = "4 bit" if model_args.load_in_4bit else "8 bit" if model_args.load_in_8bit else model_args.dtype
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else "no"
