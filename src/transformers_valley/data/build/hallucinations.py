@@ -59,7 +59,7 @@ def check_hallucinations(
             The JSONL file of clean rows, which appears whole; `OUTPUT.marked.jsonl` stands beside it, with `objects`
             of each, or the `reason` why nothing was decided.
         endpoint ([`Endpoint`]):
-            The judge. With a `cache` no verdict is paid for twice.
+            The judge. With a `cache` no verdict is paid for twice; what failed is asked again in the next run.
         progress (`bool`, *optional*, defaults to `True`):
             Whether there is a bar.
 
@@ -76,7 +76,7 @@ def check_hallucinations(
         with part.open("w", encoding="utf-8") as clean, marked_part.open("w", encoding="utf-8") as marked:
             while batch := list(itertools.islice(rows, BATCH)):
                 requests = [_request(record, caption) for record, caption in batch]
-                replies = endpoint.ask(requests, desc="Verdicts", progress=progress)
+                replies = endpoint.ask(requests, retry_failed=True, desc="Verdicts", progress=progress)
                 for (record, _), reply in zip(batch, replies, strict=True):
                     about = _judge(record, reply, found)
                     line = json.dumps(record | about, ensure_ascii=False) + "\n"
