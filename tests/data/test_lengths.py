@@ -7,6 +7,7 @@ import pytest
 from clips import write_clip
 from datasets import Dataset
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
 from transformers_valley.data import lengths, to_row
 from transformers_valley.data.decode import BadSampleError
@@ -83,6 +84,24 @@ def test_a_part_that_no_clip_has_ends_no_count(processor, show, settings):
     """Its row is bad, which a batch says."""
     (length,) = count_tokens([row["messages"] for row in make_rows(show(**settings))], processor)
     assert length == count_tokens([row["messages"] for row in make_rows(show(num_frames=1))], processor)[0]
+
+
+@pytest.mark.parametrize("around", ["$A", "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("writes_bos", [True, False])
+def test_what_the_tokenizer_writes_around_a_text_is_counted(processor, as_trained, show, around, writes_bos):
+    """A template that writes no start leaves it to the tokenizer, if that writes none at the end."""
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=around, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    if not writes_bos:
+        processor.chat_template = processor.chat_template.replace("{{- bos_token -}}", "")
+    rows = make_rows("Who?", show(num_frames=3), "What does </s> mean?")
+    counted, encoded = add_lengths(rows, processor), [ValleyDataCollator(processor).encode(row) for row in rows]
+    assert counted["length"][:] == as_trained(rows)
+    starts = sum(row["input_ids"].tolist().count(1) for row in encoded)
+    assert starts == (3 if writes_bos or around == "<s> $A" else 0)
+    end = encoded[1]["input_ids"].tolist().index(processor.tokenizer.convert_tokens_to_ids("<vi_end>")) + 1
+    assert counted[VISUALS_END][:] == [0, end, 0]
 
 
 REFUSING = """{%- for message in messages -%}{%- for block in message.content -%}

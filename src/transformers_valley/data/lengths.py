@@ -108,7 +108,7 @@ def _count(conversations: list, processor: ValleyProcessor, max_length: int | No
     plain = [messages for index, messages in enumerate(conversations) if index not in spelt]
     texts = _render(plain, processor) if plain else []
     # With one placeholder for each visual, and its delimiters.
-    ids = iter(processor.tokenizer(texts, add_special_tokens=False)["input_ids"] if plain else [])
+    ids = iter(_encode_texts(texts, processor) if plain else [])
     visuals = {processor.image_token_id, processor.video_token_id}
     lengths, ends = [], []
     for index, messages in enumerate(conversations):
@@ -127,6 +127,13 @@ def _render(conversations: list, processor: ValleyProcessor) -> list[str]:
         if len(conversations) > 1:  # which one is it?
             return [text for messages in conversations for text in _render([messages], processor)]
         return [_visuals_alone(conversations[0], processor)]
+
+
+def _encode_texts(texts: list[str], processor: ValleyProcessor) -> list[list[int]]:
+    """Tokens of texts as the processor encodes each on its own."""
+    begin = processor.tokenizer("")["input_ids"]  # nothing ends a text that is not complete
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [own if complete else begin + own for own, complete in zip(ids, processor.are_complete(texts), strict=True)]
 
 
 def _visuals_alone(messages: list[dict[str, Any]], processor: ValleyProcessor) -> str:
