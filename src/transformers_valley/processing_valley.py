@@ -135,10 +135,7 @@ class ValleyProcessor(ProcessorMixin):
         if text is not None:
             prompts = [text] if isinstance(text, str) else text
             self._check_placeholders(prompts, images or (), videos or ())
-            # A chat template has written them, or a prompt would end with what ends an answer.
-            begin, end = self._written_around
-            begins = tuple(token for token in (self.tokenizer.bos_token, begin) if token)
-            if end or begins and all(isinstance(prompt, str) and prompt.startswith(begins) for prompt in prompts):
+            if all(self.are_complete(prompts)):
                 kwargs.setdefault("add_special_tokens", False)
         if images:
             images = [load_image(image) for image in images]
@@ -150,6 +147,13 @@ class ValleyProcessor(ProcessorMixin):
             kwargs = {name: value for name, value in kwargs.items() if name not in loaded}
             kwargs["videos_kwargs"] = kwargs.get("videos_kwargs", {}) | loaded
         return super().__call__(images=images or None, text=text, videos=videos or None, **kwargs)
+
+    def are_complete(self, prompts: Sequence[Any]) -> list[bool]:
+        """Of each prompt, whether the tokenizer adds nothing to it: a chat template has written what begins a text, or
+        the prompt would end with what ends an answer."""
+        begin, end = self._written_around
+        begins = tuple(token for token in (self.tokenizer.bos_token, begin) if token)
+        return [bool(end) or isinstance(prompt, str) and prompt.startswith(begins) for prompt in prompts]
 
     def _check_placeholders(self, prompts: Sequence[str], images: Sequence, videos: Sequence) -> None:
         for token, visuals in ((self.image_token, images), (self.video_token, videos)):

@@ -7,8 +7,10 @@ import pytest
 from clips import write_clip
 from datasets import Dataset
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
 from transformers_valley.data import lengths, to_row
+from transformers_valley.data.decode import BadSampleError
 from transformers_valley.data.lengths import VISUALS_END, add_lengths, count_tokens
 from transformers_valley.data.rows import FEATURES, fill_features
 from transformers_valley.training import ValleyDataCollator
@@ -82,6 +84,42 @@ def test_a_part_that_no_clip_has_ends_no_count(processor, show, settings):
     """Its row is bad, which a batch says."""
     (length,) = count_tokens([row["messages"] for row in make_rows(show(**settings))], processor)
     assert length == count_tokens([row["messages"] for row in make_rows(show(num_frames=1))], processor)[0]
+
+
+@pytest.mark.parametrize("around", ["$A", "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("writes_bos", [True, False])
+def test_what_the_tokenizer_writes_around_a_text_is_counted(processor, as_trained, show, around, writes_bos):
+    """A template that writes no start leaves it to the tokenizer, if that writes none at the end."""
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=around, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    if not writes_bos:
+        processor.chat_template = processor.chat_template.replace("{{- bos_token -}}", "")
+    rows = make_rows("Who?", show(num_frames=3), "What does </s> mean?")
+    counted, encoded = add_lengths(rows, processor), [ValleyDataCollator(processor).encode(row) for row in rows]
+    assert counted["length"][:] == as_trained(rows)
+    starts = sum(row["input_ids"].tolist().count(1) for row in encoded)
+    assert starts == (3 if writes_bos or around == "<s> $A" else 0)
+    end = encoded[1]["input_ids"].tolist().index(processor.tokenizer.convert_tokens_to_ids("<vi_end>")) + 1
+    assert counted[VISUALS_END][:] == [0, end, 0]
+
+
+REFUSING = """{%- for message in messages -%}{%- for block in message.content -%}
+{%- if block.type == "text" and "tool" in block.text -%}{{- raise_exception("No tools.") -}}{%- endif -%}
+{%- endfor -%}{%- endfor -%}"""
+
+
+@pytest.mark.parametrize("spelt", ["", " </s>"])
+def test_a_row_that_the_chat_template_refuses_ends_no_count(processor, as_trained, show, spelt):
+    """A batch names it; what its visuals take is counted, and all of the others."""
+    processor.chat_template = REFUSING + processor.chat_template
+    tool = {"type": "text", "text": f"A tool{spelt}"}
+    rows = make_rows("Who?", [*show(num_frames=3), tool], [tool], show(num_frames=2))
+    counted = add_lengths(rows, processor)
+    good, clip = as_trained(rows.select([0, 3])), lengths.clip_tokens(processor, 3)
+    assert counted["length"][:] == [good[0], clip, 1, good[1]] and counted[VISUALS_END][1:3] == [clip, 0]
+    with pytest.raises(BadSampleError, match="Row '1' of 'rows' cannot be trained on: No tools."):
+        ValleyDataCollator(processor)([rows[1]])
 
 
 def test_lengths_are_counted_again_when_a_clip_changes(processor, tmp_path, monkeypatch):

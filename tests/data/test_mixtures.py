@@ -63,7 +63,7 @@ def test_more_rows_than_there_are_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "take", ["", "first", "first:", "first:0", "first:1.5", "7", "0%", "101%", "last:3", "-3%", 7]
+    "take", ["", "first", "first:", "first:0", "first:1.5", "first:10.0", "7", "0%", "101%", "last:3", "-3%", 7]
 )
 def test_a_take_that_makes_no_sense_is_refused(take):
     with pytest.raises(ValueError, match="expected all, first:N, end:N or random:N"):

@@ -19,7 +19,7 @@ from transformers_valley.data import load_rows, packing
 from transformers_valley.data.check import check_data
 from transformers_valley.data.decode import BadSampleError, visuals_of
 from transformers_valley.data.export import write_llava
-from transformers_valley.data.frames import PackSettings, check_packed, list_shards, read_clip
+from transformers_valley.data.frames import PackSettings, check_packed, iter_packed, list_shards, read_clip
 from transformers_valley.data.lengths import add_lengths
 from transformers_valley.data.packing import pack
 from transformers_valley.training import ValleyDataCollator
@@ -128,6 +128,47 @@ def test_packed_rows_mix_with_others(rows, media, settings, tmp_path):
     streamed = list(load_rows([tmp_path / "m.yaml"], streaming=True))
     assert sorted(row["id"] for row in streamed) == sorted(together["id"][:])
     assert sum(row["clips"] is None for row in streamed) == 6
+
+
+@pytest.fixture
+def packed_texts(settings, tmp_path):
+    """160 packed rows of text in one folder, in so many files."""
+    chats = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}] for n in range(160)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+
+    def make(files):
+        rows = load_rows([tmp_path / "texts.jsonl"])
+        pack(rows, tmp_path / f"{files}_files", settings, num_shards=files, workers=1)
+        return tmp_path / f"{files}_files"
+
+    return make
+
+
+@pytest.mark.parametrize("files", [1, 3, 8, 16])
+@pytest.mark.parametrize("take", ["all", "first:80", "end:80", "random:80"])
+def test_a_packed_source_is_mixed_in_proportion_for_every_reader(packed_texts, tmp_path, files, take):
+    """However many files hold it, and whichever rows are taken."""
+    rows = [{"question": "?", "answer": "A."} for _ in range(160 if take == "all" else 80)]
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "m.yaml").write_text(
+        f"sources:\n- {{dataset: {packed_texts(files)}, take: '{take}'}}\n- {{path: {tmp_path}/other.jsonl}}\n"
+    )
+    expected = sorted(load_rows([tmp_path / "m.yaml"])["id"][:])
+    stream = load_rows([tmp_path / "m.yaml"], streaming=True)
+    for readers in (1, 2, 4, 8):
+        parts = [list(stream.shard(readers, reader)) for reader in range(readers)]
+        assert sorted(row["id"] for part in parts for row in part) == expected
+        assert all(2 * sum(row["clips"] is not None for row in part) == len(part) > 0 for part in parts)
+
+
+def test_packed_rows_that_are_taken_are_read_alone(packed_texts, monkeypatch):
+    """Of a folder of millions of rows the first are there at once."""
+    folder, opened, open_file = packed_texts(4), [], pyarrow.parquet.ParquetFile
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", lambda path: opened.append(path) or open_file(path))
+    assert [row["id"] for row in iter_packed(folder, positions=range(3))] == ["texts:0", "texts:1", "texts:2"]
+    assert len(opened) == 1
+    places = [2, 38, 39, 40, 159]
+    assert [row["id"] for row in iter_packed(folder, positions=places)] == [f"texts:{place}" for place in places]
 
 
 def test_a_model_trains_on_packed_rows(rows, checkpoint, processor, tmp_path):

@@ -10,12 +10,14 @@ In goes a row of such a folder; out come the frames of its clips, and its images
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import torch
 from datasets import Dataset, Features, List, Value
@@ -30,6 +32,7 @@ from .rows import FEATURES
 
 DESCRIPTION = "pack.json"
 _RULE = ("fps", "num_frames", "max_frames")
+_ROWS_AT_ONCE = 16
 _MOST_SHARDS = 10**6  # each is looked for, and a description may come from anybody
 PACKED_FEATURES = Features(
     {
@@ -153,15 +156,55 @@ def open_packed(folder: str | os.PathLike) -> Dataset:
     return Dataset.from_parquet(list_shards(folder), features=PACKED_FEATURES)
 
 
-def iter_packed(folder: str | os.PathLike, shard: int = 0, num_shards: int = 1) -> Iterator[tuple[int, dict]]:
-    """The position and the row of those in every `num_shards`-th file, of which little is held at a time."""
-    position = 0
-    for number, path in enumerate(list_shards(folder)):
+def iter_packed(
+    folder: str | os.PathLike, shard: int = 0, num_shards: int = 1, positions: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """
+    The packed rows that fall to one of `num_shards` readers, of which little is held at a time.
+
+    Args:
+        folder (`str`):
+            Of packed rows.
+        shard, num_shards (`int`, *optional*, defaults to 0 and 1):
+            Number of the reader, and of all that share the rows. Where there are files enough, each has its own;
+            otherwise, and of `positions`, each has as many rows as the others.
+        positions (`Sequence[int]`, *optional*):
+            Of the rows that are wanted, in ascending order; all by default.
+    """
+    files = list_shards(folder)
+    if positions is None and len(files) >= num_shards:
+        for path in files[shard::num_shards]:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                    yield from batch.to_pylist()
+        return
+    if positions is None:
+        positions = range(sum(pyarrow.parquet.read_metadata(file).num_rows for file in files))
+    positions = positions[len(positions) * shard // num_shards : len(positions) * (shard + 1) // num_shards]
+    begin = 0
+    for path in files:
+        if not len(positions) or begin > positions[-1]:
+            return
         with pyarrow.parquet.ParquetFile(path) as file:
-            if number % num_shards == shard:
-                rows = (row for batch in file.iter_batches(batch_size=16) for row in batch.to_pylist())
-                yield from enumerate(rows, position)
-            position += file.metadata.num_rows
+            yield from _rows_at(file, positions, begin)
+            begin += file.metadata.num_rows
+
+
+def _rows_at(file: pyarrow.parquet.ParquetFile, positions: Sequence[int], begin: int) -> Iterator[dict[str, Any]]:
+    """The rows at ascending positions of a file whose first row is at `begin`. Groups without one are not read."""
+
+    def places_in(count: int) -> np.ndarray:
+        first, last = bisect_left(positions, begin), bisect_left(positions, begin + count)
+        return np.asarray(positions[first:last], dtype=np.int64) - begin
+
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        if not len(places_in(size)):
+            begin += size
+            continue
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group]):
+            yield from batch.take(pyarrow.array(places_in(len(batch)))).to_pylist()
+            begin += len(batch)
 
 
 def read_clip(clip: dict[str, Any], name: str) -> SampledVideo:

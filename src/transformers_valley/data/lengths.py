@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from jinja2 import TemplateError
 from pyarrow import Table, compute
 
 from ..configuration_valley import SPECIAL_TOKENS
@@ -26,6 +27,7 @@ from .media import find
 
 LENGTH = "length"  # transformers' `length_column_name`
 VISUALS_END = "visuals_end"
+_REFUSED = (ValueError, TemplateError)  # by a chat template, as the collator tells a bad row
 
 
 def add_lengths(
@@ -37,7 +39,8 @@ def add_lengths(
     With `num_frames` no clip is opened. With `fps` the length of a clip in seconds decides, so that its file is opened
     and the index in it read; with `max_length` only where that decides whether the row is longer, and the columns
     are then bounds that lie on the same side of it. Settings of a clip's own hold. A clip that cannot be opened, or
-    has no such part, counts as one frame: its row is bad.
+    has no such part, counts as one frame: its row is bad. So is one that the chat template refuses, of which the
+    visuals alone are counted.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -103,17 +106,40 @@ def _count(conversations: list, processor: ValleyProcessor, max_length: int | No
     control = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
     spelt = {index for index, messages in enumerate(conversations) if _spells(messages, control)}
     plain = [messages for index, messages in enumerate(conversations) if index not in spelt]
-    texts = processor.apply_chat_template(plain, tokenize=False) if plain else []
+    texts = _render(plain, processor) if plain else []
     # With one placeholder for each visual, and its delimiters.
-    ids = iter(processor.tokenizer(texts, add_special_tokens=False)["input_ids"] if plain else [])
+    ids = iter(_encode_texts(texts, processor) if plain else [])
     visuals = {processor.image_token_id, processor.video_token_id}
     lengths, ends = [], []
     for index, messages in enumerate(conversations):
         text = _encode(messages, processor) if index in spelt else next(ids)
         tail = next((i for i, token in enumerate(reversed(text)) if token in visuals), None)
-        lengths.append(_count_row(len(text), messages, processor, max_length))
+        lengths.append(max(1, _count_row(len(text), messages, processor, max_length)))
         ends.append(0 if tail is None else lengths[-1] - tail)
     return lengths, ends
+
+
+def _render(conversations: list, processor: ValleyProcessor) -> list[str]:
+    """Conversations as text."""
+    try:
+        return processor.apply_chat_template(conversations, tokenize=False)
+    except _REFUSED:
+        if len(conversations) > 1:  # which one is it?
+            return [text for messages in conversations for text in _render([messages], processor)]
+        return [_visuals_alone(conversations[0], processor)]
+
+
+def _encode_texts(texts: list[str], processor: ValleyProcessor) -> list[list[int]]:
+    """Tokens of texts as the processor encodes each on its own."""
+    begin = processor.tokenizer("")["input_ids"]  # nothing ends a text that is not complete
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [own if complete else begin + own for own, complete in zip(ids, processor.are_complete(texts), strict=True)]
+
+
+def _visuals_alone(messages: list[dict[str, Any]], processor: ValleyProcessor) -> str:
+    """What stands for a conversation that the chat template refuses: its row is bad, and a batch says why."""
+    tokens = {"image": processor.image_token, "video": processor.video_token}
+    return "".join(tokens[visual.modality] for visual in visuals_of({"messages": messages}))
 
 
 def _spells(messages: list[dict[str, Any]], control: set[str]) -> bool:
@@ -138,7 +164,11 @@ def _encode(messages: list[dict[str, Any]], processor: ValleyProcessor) -> list[
     kinds = {processor.image_token_id: "image", processor.video_token_id: "video"}
     delimiters = set(processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS[2:])))
     kept, seen = [], Counter()
-    for token in processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"][0]:
+    try:
+        ids = processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"][0]
+    except _REFUSED:
+        return processor.tokenizer(_visuals_alone(messages, processor), add_special_tokens=False)["input_ids"]
+    for token in ids:
         if token in kinds:
             seen[token] += 1
             if seen[token] % processor.count_placeholders(kinds[token]):

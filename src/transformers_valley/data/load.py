@@ -218,7 +218,8 @@ def _parts(source: Source) -> list[tuple[int, int]]:
 
 
 def _readers(source: Source) -> list[tuple[int, int]]:
-    """The shards of a source that is mixed. Each reads all and takes its own rows, which is too much to fetch."""
+    """The shards of a source that is mixed. Each reads all, unless it is packed, and takes its own rows: too much to
+    fetch."""
     count = SHARDS if source.path is not None or os.path.isdir(source.dataset) else 1
     return [(shard, count) for shard in range(count)]
 
@@ -314,11 +315,10 @@ def iter_source(
     """
     shard, num_shards = part
     if is_packed(source.dataset):
-        for position, row in iter_packed(source.dataset, shard, num_shards):
-            if source.limit is not None and position >= source.limit:
-                return
-            if positions is None or _is_in(position, positions):
-                yield row["id"], row["source"], row
+        if positions is None and source.limit is not None:
+            positions = range(min(source.limit, read_description(source.dataset)["rows"]))
+        for row in iter_packed(source.dataset, shard, num_shards, positions):
+            yield row["id"], row["source"], row
         return
     folders = as_folders(home_of(source) if source.media is None and source.path is None else source.media)
     for position, record in enumerate(itertools.islice(_records_of(source, streaming), source.limit)):

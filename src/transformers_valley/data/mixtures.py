@@ -42,8 +42,8 @@ class Source:
         media (`str` or `Mapping`, *optional*):
             Folder that relative paths start from, or folders by name, see [`as_folders`].
         take (`str`, *optional*, defaults to `"all"`):
-            Which of its rows: `first:N`, `end:N` or `random:N`, where N is a number or a share such as `10%`; a share
-            alone is drawn.
+            Which of its rows: `first:N`, `end:N` or `random:N`, where N is a whole number or a share such as `10%`; a
+            share alone is drawn.
         weight (`float`, *optional*, defaults to 1):
             How often an epoch shows each row: twice with 2, half of them with 0.5.
         name (`str`, *optional*):
@@ -72,11 +72,11 @@ class Source:
             raise ValueError("A source has either a `path`, a file, or a `dataset`, a name on the Hub or a folder.")
         match = _TAKE.fullmatch(str(self.take))
         number = float(match[2]) if match else 0
-        is_whole = match and (match[3] or (match[1] and number == int(number)))
+        is_whole = match and (match[3] or (match[1] and match[2].isdecimal()))
         if self.take != "all" and (not is_whole or number == 0 or (match[3] and number > 100)):
             raise ValueError(
-                f"take is {describe(self.take)}, expected all, first:N, end:N or random:N, where N is a number or a "
-                "share such as 10%, or a share alone."
+                f"take is {describe(self.take)}, expected all, first:N, end:N or random:N, where N is a whole number "
+                "or a share such as 10%, or a share alone."
             )
         if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not 0 < self.weight <= 1000:
             raise ValueError(f"weight is {describe(self.weight)}, expected a number above 0 and at most 1000.")

@@ -64,6 +64,32 @@ def test_no_verdict_is_paid_for_twice_and_nothing_is_half_written(files, tmp_pat
         assert len(server.requests) == 5
 
 
+def test_what_an_outage_left_undecided_is_judged_in_the_next_run(files, tmp_path):
+    outage = [True]
+
+    def fail(request, count):
+        return Answer(status=503, body='{"error": {"message": "down"}}') if outage else judge(request, count)
+
+    with openai_server(fail) as server:
+        endpoint = Endpoint(base_url=server.url, cache=tmp_path / "kept", max_retries=0)
+        found = check_hallucinations(*files, tmp_path / "out.jsonl", endpoint, progress=False)
+        assert found.undecided == 4
+        outage.clear()
+        found = check_hallucinations(*files, tmp_path / "out.jsonl", endpoint, progress=False)
+        assert (found.clean, found.marked, found.undecided) == (1, 1, 2) and len(server.requests) == 8
+
+
+def test_the_judge_reads_all_captions_of_a_clip(files, tmp_path):
+    """MSR-VTT has twenty for each clip: an answer that was written from the first is not judged by the last."""
+    others = [{"video": "1.mp4", "caption": text, "title": "Dog 1"} for text in ("A red car.", "A dog runs.")]
+    files[1].write_text(files[1].read_text() + "\n" + "\n".join(map(json.dumps, others)))
+    with openai_server(judge) as server:
+        check_hallucinations(*files, tmp_path / "out.jsonl", Endpoint(base_url=server.url), progress=False)
+        told = {said(request).split("\n\nAnswers:")[0] for request in server.requests}
+    assert "Title: Dog 1\nCaption: A dog runs.\nCaption: A red car." in told
+    assert "Title: Dog 0\nCaption: A dog runs." in told
+
+
 def test_a_row_without_a_caption_is_named(files, tmp_path):
     files[1].write_text(files[1].read_text().splitlines()[0])
     with (

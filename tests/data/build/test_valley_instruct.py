@@ -196,6 +196,21 @@ def test_a_killed_run_pays_for_nothing_twice(captions, tmp_path, monkeypatch):
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
 
 
+def test_what_an_outage_left_out_is_asked_for_in_the_next_run(captions, tmp_path):
+    outage = [True]
+
+    def fail(request, count):
+        return Answer(status=503, body='{"error": {"message": "down"}}') if outage else answer_well(request, count)
+
+    with openai_server(fail) as server:
+        endpoint = Endpoint(base_url=server.url, cache=tmp_path / "replies.sqlite", max_retries=0)
+        built = build_instructions(captions, tmp_path / "rows.jsonl", endpoint, limit=5, progress=False)
+        assert built.rejected.total() == 5
+        outage.clear()
+        built = build_instructions(captions, tmp_path / "rows.jsonl", endpoint, limit=5, progress=False)
+        assert built.rows.total() == 5 and not built.rejected
+
+
 def test_the_command_builds_and_tells(captions, tmp_path):
     words = ["data", "build", str(captions), "-o", str(tmp_path / "rows.jsonl"), "--limit", "5", "--server"]
     with openai_server(answer_well) as server:

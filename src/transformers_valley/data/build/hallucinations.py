@@ -54,12 +54,12 @@ def check_hallucinations(
         file (`str`):
             Records of LLaVA, such as `valley data build` writes.
         captions (`str`):
-            See [`read_captions`]. A row belongs to the caption of the same clip or image.
+            See [`read_captions`]. A row belongs to all captions of the same clip or image: any of them may support it.
         output (`str`):
             The JSONL file of clean rows, which appears whole; `OUTPUT.marked.jsonl` stands beside it, with `objects`
             of each, or the `reason` why nothing was decided.
         endpoint ([`Endpoint`]):
-            The judge. With a `cache` no verdict is paid for twice.
+            The judge. With a `cache` no verdict is paid for twice; what failed is asked again in the next run.
         progress (`bool`, *optional*, defaults to `True`):
             Whether there is a bar.
 
@@ -69,14 +69,17 @@ def check_hallucinations(
         DiskFullError: if the disk is full.
     """
     check_file(file)
-    known = {one.path: one for one in read_captions(captions) if isinstance(one, Caption)}
+    known: dict[str, list[Caption]] = {}
+    for one in read_captions(captions):
+        if isinstance(one, Caption):
+            known.setdefault(one.path, []).append(one)
     output, found = Path(output), Verdicts()
     rows = _rows(file, known)
     with whole_file(output.with_name(f"{output.name}.marked.jsonl")) as marked_part, whole_file(output) as part:
         with part.open("w", encoding="utf-8") as clean, marked_part.open("w", encoding="utf-8") as marked:
             while batch := list(itertools.islice(rows, BATCH)):
-                requests = [_request(record, caption) for record, caption in batch]
-                replies = endpoint.ask(requests, desc="Verdicts", progress=progress)
+                requests = [_request(record, told) for record, told in batch]
+                replies = endpoint.ask(requests, retry_failed=True, desc="Verdicts", progress=progress)
                 for (record, _), reply in zip(batch, replies, strict=True):
                     about = _judge(record, reply, found)
                     line = json.dumps(record | about, ensure_ascii=False) + "\n"
@@ -84,7 +87,7 @@ def check_hallucinations(
     return found
 
 
-def _rows(file: str | os.PathLike, known: dict[str, Caption]) -> Iterator[tuple[dict[str, Any], Caption]]:
+def _rows(file: str | os.PathLike, known: dict[str, list[Caption]]) -> Iterator[tuple[dict[str, Any], list[Caption]]]:
     for position, record in enumerate(read_records(file)):
         if isinstance(record, ValueError):
             raise record
@@ -100,10 +103,11 @@ def _answers(record: dict[str, Any]) -> list[str]:
     return [turn["value"] for turn in record["conversations"] if turn["from"] == "gpt"]
 
 
-def _request(record: dict[str, Any], caption: Caption) -> dict[str, Any]:
-    title = f"Title: {caption.title}\n" if caption.title else ""
-    answers = "\n".join(_answers(record))
-    user = f"{title}Caption: {caption.text}\n\nAnswers:\n{answers}"
+def _request(record: dict[str, Any], captions: list[Caption]) -> dict[str, Any]:
+    titles = [f"Title: {caption.title}" for caption in captions if caption.title]
+    texts = [f"Caption: {caption.text}" for caption in captions]
+    known, answers = "\n".join(dict.fromkeys(titles + texts)), "\n".join(_answers(record))
+    user = f"{known}\n\nAnswers:\n{answers}"
     return {"messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}], "temperature": 0}
 
 

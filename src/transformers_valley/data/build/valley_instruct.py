@@ -88,7 +88,8 @@ def build_instructions(
         output (`str`):
             The JSONL file of rows, which appears whole; `OUTPUT.rejected.jsonl` stands beside it.
         endpoint ([`Endpoint`]):
-            The model. Give it a `cache`, or nothing is kept of a run that is killed.
+            The model. Give it a `cache`, or nothing is kept of a run that is killed. What failed is asked again in the
+            next run.
         limit (`int`, *optional*):
             Captions, to try it.
         attempts (`int`, *optional*, defaults to 2):
@@ -142,7 +143,7 @@ def _build_batch(
         # Another seed makes another request: the answer that was not a row is not taken from the cache again.
         again = {"seed": seed + attempt} if attempt else {}
         requests = [request | again | {"messages": prompt(captions[i], kinds[i])} for i in waiting]
-        replies = endpoint.ask(requests, desc="Instructions", progress=progress)
+        replies = endpoint.ask(requests, retry_failed=True, desc="Instructions", progress=progress)
         for i, reply in zip(waiting, replies, strict=True):
             try:
                 outcomes[i] = to_turns(reply, captions[i], kinds[i], seed)
