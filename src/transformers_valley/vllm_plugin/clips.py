@@ -11,6 +11,7 @@ import numpy as np
 from ..video_decoding import SamplingRule
 from ..video_interrupts import MAX_READ_SECONDS, interrupted_by, time_limit
 from ..video_processing_valley import ValleyVideoProcessor
+from ..video_sources import MAX_PICTURES, VideoDecodeError
 
 
 __all__ = ["CLIP_OPTIONS", "describe", "read_clip", "split_segment", "with_options"]
@@ -20,14 +21,14 @@ _FRAGMENT = re.compile(r"#t=(?:npt:)?(\d+(?:\.\d+)?)?(?:,(\d+(?:\.\d+)?))?$")
 
 
 def read_clip(
-    data: bytes, processor: ValleyVideoProcessor, options: Mapping[str, Any], most_frames: int | None = None
+    source: bytes | str, processor: ValleyVideoProcessor, options: Mapping[str, Any], most_frames: int | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """
     Decode a clip, resized for the vision tower.
 
     Args:
-        data (`bytes`):
-            The file.
+        source (`bytes` or `str`):
+            The file, or a `data:video/jpeg` URL, whose pictures have commas between them.
         processor ([`ValleyVideoProcessor`]):
             The checkpoint's, whose sampling holds where `options` say nothing.
         options (`Mapping`):
@@ -44,6 +45,8 @@ def read_clip(
         VideoDecodeError: if the clip cannot be read.
         ValueError, TypeError: if an option is unknown or makes no sense.
     """
+    if isinstance(source, str) and (count := source.count(",")) > MAX_PICTURES:
+        raise VideoDecodeError("data:video/jpeg", f"it has {count} pictures; the limit is {MAX_PICTURES}.")
     options = {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(options.keys() - set(CLIP_OPTIONS)):
         raise ValueError(f"Unknown options of clips: {', '.join(unknown)}. There are {', '.join(CLIP_OPTIONS)}.")
@@ -59,7 +62,7 @@ def read_clip(
         options["max_frames"] = min(given or most_frames + 1, most_frames + 1)
     segment = {name: options.pop(name) for name in ("start", "end") if name in options}
     with interrupted_by(time_limit(MAX_READ_SECONDS)):
-        sampled = processor.sample({"bytes": data, **segment}, **options)
+        sampled = processor.sample({"video": source, **segment}, **options)
     about = {name: sampled.metadata.get(name) for name in ("total_num_frames", "fps", "duration", "frames_indices")}
     # A server's frames are those that the model sees: nothing samples them again.
     about |= {"timestamps": sampled.timestamps, "video_backend": "valley", "do_sample_frames": False}

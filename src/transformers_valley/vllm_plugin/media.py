@@ -7,8 +7,10 @@ was trained with.
 
 import asyncio
 import os
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from vllm import envs
@@ -17,6 +19,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MediaConnector, MediaIO, MediaWithBytes
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 from vllm.multimodal.media.image import ImageMediaIO
+from vllm.multimodal.media.video import VideoMediaIO
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
 from ..video_processing_valley import ValleyVideoProcessor
@@ -25,6 +28,7 @@ from .clips import read_clip, split_segment
 
 
 _DOWNLOADS = ThreadPoolExecutor(64, thread_name_prefix="valley-download")
+_JPEGS = re.compile("data:video/jpeg[;,]", re.IGNORECASE)
 _DEFAULT_NUM_FRAMES = 32  # what vLLM fills in where nobody said a number
 
 
@@ -39,7 +43,7 @@ class ValleyVideoLoader(VideoLoader):
     most_frames: int | None = None
 
     @classmethod
-    def load_bytes(cls, data: bytes, num_frames: int = -1, **kwargs: Any):
+    def load_bytes(cls, data: bytes | str, num_frames: int = -1, **kwargs: Any):
         if cls.processor is not None:
             return read_clip(data, cls.processor, {"num_frames": num_frames, **kwargs}, cls.most_frames)
         num_frames = -1 if num_frames == _DEFAULT_NUM_FRAMES else num_frames
@@ -47,6 +51,27 @@ class ValleyVideoLoader(VideoLoader):
         frames, about = read_clip(data, whole, {"num_frames": num_frames, **kwargs})
         del about["timestamps"]  # that backend makes a `VideoMetadata` of it, which knows no others
         return frames, about
+
+
+class FramesIO(MediaIO):
+    """Hands JPEGs with commas between them (`data:video/jpeg`) to the loader of clips.
+
+    vLLM decodes them itself: all of them, or the first `num_frames`, in their full size, and ignores other options.
+    """
+
+    def __init__(self, clips: VideoMediaIO):
+        self.clips = clips
+
+    def load_base64(self, media_type: str, data: str) -> MediaWithBytes:
+        options = {"num_frames": self.clips.num_frames, **self.clips.kwargs}
+        clip = self.clips.video_loader.load_bytes(f"data:{media_type};base64,{data}", **options)
+        return MediaWithBytes(clip, data.encode())
+
+    def load_bytes(self, data: bytes) -> MediaWithBytes:
+        return self.clips.load_bytes(data)
+
+    def load_file(self, filepath: Path) -> MediaWithBytes:
+        return self.clips.load_file(filepath)
 
 
 class ValleyImageIO(ImageMediaIO):
@@ -130,7 +155,7 @@ class ValleyMediaConnector(MediaConnector):
             return url, own
         url, segment = split_segment(url)
         media_io.kwargs = {**media_io.kwargs, **segment}
-        return url, media_io
+        return url, FramesIO(media_io) if _JPEGS.match(url) else media_io
 
     def _unreadable(self, url: str, error: OSError) -> VLLMValidationError:
         return VLLMValidationError(f"Cannot read {url[:200]!r}: {error.strerror or error}")
