@@ -22,6 +22,7 @@ FLOORS = [
         "endpoint",
         "paper_data",
         "plots",
+        "request_bodies",
         "string_match",
         "tables",
         "video_cropping",

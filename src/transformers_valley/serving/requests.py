@@ -22,15 +22,11 @@ from pydantic import (
 from pydantic import ValidationInfo as Info
 
 from ..processing_valley import ValleyProcessor
+from ..request_bodies import find_excess
 
 
 __all__ = ["ChatRequest", "RequestError", "ResponsesRequest", "parse_request"]
 
-MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
-# Bounds of what is parsed in one go, while everybody waits.
-MAX_TEXT_BYTES = 2 * 1024**2  # beside `data:` URLs
-MAX_DATA_URLS = 10_000  # that are recognised
-MAX_BRACKETS = 100_000  # objects and lists, and those that texts spell
 MAX_TOKEN_CHARACTERS = 100  # on average: a text with more is too long, however it is tokenized
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 100
 MIN_TEMPERATURE = 0.01  # of those that sample; with less, numbers overflow
@@ -329,11 +325,8 @@ def parse_request(kind: type[ChatRequest], body: bytes, context_length: int, voc
     Raises:
         RequestError: it names the first thing that is wrong.
     """
-    if (size := _size_beside_data(body)) > MAX_TEXT_BYTES:
-        reason = f"The request has {size} bytes beside those of its data: URLs; the limit is {MAX_TEXT_BYTES}."
+    if reason := find_excess(body):
         raise RequestError(reason, status=413)
-    if (count := body.count(b"[") + body.count(b"{")) > MAX_BRACKETS:
-        raise RequestError(f"The request has {count} brackets; the limit is {MAX_BRACKETS}.", status=413)
     try:
         values = json.loads(body)
         if not isinstance(values, dict):
@@ -354,17 +347,6 @@ def parse_request(kind: type[ChatRequest], body: bytes, context_length: int, voc
     raise RequestError(
         f"{'.'.join(map(str, where))}{': ' * bool(where)}{shorten(reason, 600)}.", param, 400 if where else 422
     )
-
-
-def _size_beside_data(body: bytes) -> int:
-    size, end = len(body), 0
-    for _ in range(MAX_DATA_URLS):
-        begin = body.find(b'"data:', end)
-        end = body.find(b'"', begin + 1)
-        if begin < 0 or end < 0:
-            break
-        size -= end - begin
-    return size
 
 
 def too_long(found: str, context_length: int, param: str = "messages") -> RequestError:

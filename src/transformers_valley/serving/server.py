@@ -26,10 +26,11 @@ from typing import Any
 
 from ..checkpoint import find_checkpoint
 from ..processing_valley import ValleyProcessor
+from ..request_bodies import MAX_BODY_BYTES
 from .engine import FAILED, Answer, Engine, read_prompt
 from .forms import ChatForm, ResponseForm, error_body, sse_event
 from .media import MAX_DOWNLOADS, MediaAccess
-from .requests import MAX_BODY_BYTES, ChatRequest, RequestError, ResponsesRequest, parse_request, shorten
+from .requests import ChatRequest, RequestError, ResponsesRequest, parse_request, shorten
 
 
 try:

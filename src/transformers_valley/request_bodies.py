@@ -1,0 +1,33 @@
+# Copyright 2026 The transformers_valley authors. Apache-2.0 license.
+"""What is too much for one request, told from its bytes before they are parsed, whichever engine answers.
+
+Input: a body of JSON. Output: why it is refused, or nothing.
+"""
+
+__all__ = ["MAX_BODY_BYTES", "find_excess"]
+
+MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
+# Bounds of what is parsed in one go, while everybody waits.
+MAX_TEXT_BYTES = 2 * 1024**2  # beside `data:` URLs
+MAX_DATA_URLS = 10_000  # that are recognised
+MAX_BRACKETS = 100_000  # objects and lists, and those that texts spell
+
+
+def find_excess(body: bytes) -> str | None:
+    """Why a body is too large to be parsed, or `None`."""
+    if (size := _size_beside_data(body)) > MAX_TEXT_BYTES:
+        return f"The request has {size} bytes beside those of its data: URLs; the limit is {MAX_TEXT_BYTES}."
+    if (count := body.count(b"[") + body.count(b"{")) > MAX_BRACKETS:
+        return f"The request has {count} brackets; the limit is {MAX_BRACKETS}."
+    return None
+
+
+def _size_beside_data(body: bytes) -> int:
+    size, end = len(body), 0
+    for _ in range(MAX_DATA_URLS):
+        begin = body.find(b'"data:', end)
+        end = body.find(b'"', begin + 1)
+        if begin < 0 or end < 0:
+            break
+        size -= end - begin
+    return size
