@@ -8,9 +8,13 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.parse
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -333,6 +337,45 @@ def test_damaged_images_and_wrong_keys(place, client):
         ask(client, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     with pytest.raises(AuthenticationError):
         client.with_options(api_key="other").models.list()
+
+
+def test_a_body_is_not_read_without_the_key(served):
+    """Not a byte of it is sent."""
+    address = urllib.parse.urlsplit(served[1])
+    for key, status in (("other", b"401"), ("key", None)):
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            lines = ["POST /v1/chat/completions HTTP/1.1", f"Host: {address.netloc}", f"Authorization: Bearer {key}"]
+            lines += ["Content-Type: application/json", "Content-Length: 1000000", "", ""]
+            connection.sendall("\r\n".join(lines).encode())
+            if status is not None:
+                assert connection.recv(100).split()[1] == status
+                continue
+            connection.settimeout(1)
+            with pytest.raises(TimeoutError):
+                connection.recv(100)
+
+
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b'{"a":' * 90_000, 400),
+        (b"[" * 200_000, 413),
+        (b'{"messages": [%s[]]}' % (90_000 * b"[],"), 400),
+        (b'{"messages": [%s1]}' % (900_000 * b"1,"), 400),
+        (b'{"messages": [%s{}]}' % (4_000 * b"{},"), 400),
+        (b'{"messages": [{"role": "user", "content": [%s{}]}]}' % (4_000 * b"{},"), 400),
+        (b'{"messages": [], "tools": [%s{}]}' % (4_000 * b"{},"), 400),
+        (b'{"messages": [], "stop": [%s{}]}' % (90_000 * b"{},"), 400),
+        (b'{"stop": 5, "messages": []}', 400),
+        (b"no JSON", 400),
+    ],
+)
+def test_bodies_that_make_no_sense_cost_little(client, body, status):
+    headers = {"Authorization": "Bearer key", "Content-Type": "application/json"}
+    begin = time.monotonic()
+    response = httpx.post(f"{client.base_url}chat/completions", content=body, headers=headers, timeout=60)
+    assert response.status_code == status and response.json()["error"]["code"] == status
+    assert time.monotonic() - begin < 5 and len(response.text) < 20_000
 
 
 def test_500_requests_of_8_clients_some_of_which_give_up(place, client, served):

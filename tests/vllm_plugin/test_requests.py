@@ -3,10 +3,12 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
-from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, MAX_BODY, RequestTranslator, translate
+from transformers_valley.request_bodies import MAX_BODY_BYTES, MAX_BRACKETS, MAX_TEXT_BYTES
+from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, STOP_VARIABLE, RequestTranslator, translate
 
 
 def message(**clip):
@@ -43,40 +45,47 @@ def test_what_vllm_would_drop_is_refused(request_, reason):
         translate(request_, [])
 
 
-def call(*pieces: bytes, path="/v1/chat/completions"):
-    """What the application reads, or what is answered in its place."""
+def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app: app):
+    """What the application reads, or what is answered in its place; and how many pieces were read at all."""
     seen, sent = [], []
 
     async def app(scope, receive, send):
-        whole = b""
-        while True:
+        """With a key, as vLLM's own."""
+        whole, more = b"", True
+        if (b"authorization", b"Bearer key") not in scope["headers"]:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            return await send({"type": "http.response.body", "body": b"{}"})
+        while more:
             part = await receive()
-            whole += part["body"]
-            if not part["more_body"]:
-                break
+            whole, more = whole + part["body"], part["more_body"]
         seen.append((dict(scope["headers"]), whole))
 
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     messages[-1]["more_body"] = False
-    messages = iter(messages)
 
     async def receive():
-        return next(messages)
+        return messages.pop(0)
 
     async def send(event):
         sent.append(event)
 
-    headers = [(b"content-length", b"1"), (b"authorization", b"Bearer key"), (b"host", b"evil.example:80")]
+    headers = [(b"content-length", b"1"), (b"authorization", f"Bearer {key}".encode()), (b"host", b"evil.example:80")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    asyncio.run(RequestTranslator(app)(scope, receive, send))
+    asyncio.run(RequestTranslator(wrap(app))(scope, receive, send))
+    call.unread = len(messages)
     return seen, sent
 
 
-def test_the_body_is_replaced_with_its_length():
+def test_the_body_is_replaced_and_its_old_length_is_gone():
     body = json.dumps({"messages": [message(start=1)]}).encode()
     ((headers, whole),), sent = call(body[:9], body[9:])
-    assert b"clip.mp4#t=1" in whole and headers[b"content-length"] == str(len(whole)).encode()
+    assert b"clip.mp4#t=1" in whole and b"content-length" not in headers
     assert headers[b"authorization"] == b"Bearer key" and not sent
+
+
+def test_nothing_of_a_body_is_read_without_the_key():
+    seen, (start, _) = call(b"x" * 10, b"x" * 10, key="other")
+    assert not seen and start["status"] == 401 and call.unread == 2
 
 
 def test_other_routes_and_bodies_pass_as_they_are():
@@ -92,8 +101,85 @@ def test_a_bad_request_is_answered_with_its_reason():
 
 
 def test_a_body_without_end_is_cut_off():
-    seen, (start, _) = call(*[b"x" * 2**24] * (MAX_BODY // 2**24 + 1))
+    seen, (start, _) = call(*[b"x" * 2**24] * (MAX_BODY_BYTES // 2**24 + 1))
     assert not seen and start["status"] == 413
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        (b'{"messages": [%s[]]}' % (MAX_BRACKETS * b"[],"), "brackets; the limit is"),
+        (b'{"messages": "%s"}' % (MAX_TEXT_BYTES * b"x"), "bytes beside those of its data: URLs"),
+    ],
+)
+def test_a_body_that_would_hold_up_everybody_is_not_parsed(body, reason, monkeypatch):
+    monkeypatch.setattr(json, "loads", lambda text: [] if text == "[]" else pytest.fail("it was parsed"))
+    seen, (start, answer) = call(body)
+    assert not seen and start["status"] == 413 and reason.encode() in answer["body"]
+
+
+def test_a_body_is_parsed_beside_the_event_loop(monkeypatch):
+    threads, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: threads.append(threading.current_thread()) or loads(text))
+    call(b"{}")
+    assert threads[-1] is not threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        (b'{"messages": [%s1]}' % (90_000 * b"1,"), "messages is a list of objects"),
+        (b'{"messages": [[1]]}', "messages is a list of objects"),
+        (b'{"messages": [%s{}]}' % (5_000 * b"{},"), "messages has 5001 parts; the limit is"),
+        (b'{"messages": [%s[]]}' % (5_000 * b"[],"), "messages has 5001 parts; the limit is"),
+        (b'{"input": [{"content": [%s1]}]}' % (5_000 * b"1,"), "input has 5002 parts; the limit is"),
+        (b'{"tools": [%s1]}' % (5_000 * b"1,"), "tools has 5001 parts; the limit is"),
+        (b'{"a":' * (MAX_BRACKETS - 1), "too deep in one another"),
+        (b'{"stop": 5, "messages": []}', "stop is a text or a list of texts, found 5"),
+        (b'{"stop": {"a": 1}, "messages": []}', "stop is a text or a list of texts"),
+        (b'{"messages": [], "chat_template_kwargs": {"fps": 1}, "media_io_kwargs": [1]}', "media_io_kwargs is an obj"),
+        (b'{"chat_template_kwargs": {"fps": 1}, "media_io_kwargs": {"video": "x"}}', "media_io_kwargs is an object"),
+    ],
+)
+def test_what_cannot_be_translated_is_the_clients_error(monkeypatch, body, reason):
+    monkeypatch.setenv(STOP_VARIABLE, '["###"]')
+    seen, (start, answer) = call(body)
+    error = json.loads(answer["body"])["error"]
+    assert not seen and start["status"] == error["code"] == 400
+    assert error["type"] == "BadRequestError" and reason in error["message"]
+
+
+def test_an_error_is_not_as_long_as_what_it_is_about():
+    body = json.dumps({"messages": [message(**{f"key {i}": 1 for i in range(1000)})]}).encode()
+    assert len(call(body)[1][1]["body"]) < 1000
+
+
+def test_the_reason_is_answered_whatever_the_route_makes_of_it():
+    def wrap(app):
+        async def wrapped(scope, receive, send):
+            """FastAPI says of any error in reading that the body could not be parsed."""
+            try:
+                await app(scope, receive, send)
+            except Exception:
+                await send({"type": "http.response.start", "status": 500, "headers": []})
+                await send({"type": "http.response.body", "body": b"There was an error parsing the body"})
+
+        return wrapped
+
+    seen, (start, answer) = call(b'{"generation_config": "{}"}', wrap=wrap)
+    assert not seen and start["status"] == 400 and b"--engine transformers" in answer["body"]
+
+
+def test_errors_of_the_application_are_its_own():
+    def wrap(app):
+        async def wrapped(scope, receive, send):
+            await receive()
+            raise RuntimeError("its own")
+
+        return wrapped
+
+    with pytest.raises(RuntimeError, match="its own"):
+        call(b"{}", wrap=wrap)
 
 
 def test_a_name_that_is_not_the_servers_is_refused(monkeypatch):

@@ -4,6 +4,7 @@
 vLLM drops fields that it does not know. What means nothing to it is translated here, or refused.
 """
 
+import asyncio
 import contextlib
 import json
 import math
@@ -12,13 +13,17 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from ..request_bodies import MAX_BODY_BYTES, find_excess
+
 
 __all__ = ["HOSTS_VARIABLE", "STOP_VARIABLE", "RequestTranslator", "translate"]
 
-MAX_BODY = 256 * 2**20  # bytes of one request
+MAX_PARTS = 4096  # messages and their blocks, or items of another list
+MAX_MESSAGE = 600  # characters of an error: what it is about may be long
 STOP_VARIABLE = "VALLEY_VLLM_STOP"  # a JSON list: the checkpoint's stop strings, which vLLM does not read
 HOSTS_VARIABLE = "VALLEY_VLLM_HOSTS"  # a JSON list: names that the server may be called by, all where it is empty
 _ROUTES = ("/v1/chat/completions", "/v1/responses")
+_LONG = ("prompt", "allowed_token_ids")  # lists of numbers
 _SAMPLING = ("fps", "num_frames", "max_frames", "on_error")
 
 
@@ -35,6 +40,7 @@ def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: if something in it would have no effect.
     """
+    _check_lengths(request)
     request = dict(request)
     if "generation_config" in request:
         raise ValueError(
@@ -45,14 +51,36 @@ def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
         if not isinstance(sampling, dict) or sampling.keys() - set(_SAMPLING):
             raise ValueError(f"chat_template_kwargs is an object that may have {', '.join(_SAMPLING)}.")
         media = request.get("media_io_kwargs") or {}
-        request["media_io_kwargs"] = {**media, "video": {**(media.get("video") or {}), **sampling}}
+        clips = media.get("video") or {} if isinstance(media, dict) else None
+        if not isinstance(clips, dict):
+            raise ValueError('media_io_kwargs is an object such as {"video": {"fps": 1}}.')
+        request["media_io_kwargs"] = {**media, "video": {**clips, **sampling}}
     if stop and "messages" in request:  # Responses have no `stop`
         own = request.get("stop") or []
+        if not isinstance(own, str | list):
+            raise ValueError(f"stop is a text or a list of texts, found {own!r}.")
         request["stop"] = [*([own] if isinstance(own, str) else own), *stop]
     for name in ("messages", "input"):
         if isinstance(request.get(name), list):
             request[name] = [_translate_message(message) for message in request[name]]
     return request
+
+
+def _check_lengths(request: Mapping[str, Any]) -> None:
+    """vLLM compares each message and block with all kinds that there are, while everybody waits."""
+    for name, value in request.items():
+        if not isinstance(value, list) or name in _LONG:
+            continue
+        parts = len(value)
+        if name in ("messages", "input"):
+            messages = [m for item in value for m in (item if isinstance(item, list) else [item])]
+            if not all(isinstance(message, dict) for message in messages):
+                raise ValueError(f"{name} is a list of objects.")
+            inner = [item for item in value if isinstance(item, list)]  # chats of a batch
+            inner += [m["content"] for m in messages if isinstance(m.get("content"), list)]
+            parts += sum(map(len, inner))
+        if parts > MAX_PARTS:
+            raise ValueError(f"{name} has {parts} parts; the limit is {MAX_PARTS}.")
 
 
 def _translate_message(message: Any) -> Any:
@@ -81,8 +109,64 @@ def _check_second(name: str, value: Any) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
+def _translate_body(body: bytes, stop: list[str]) -> bytes:
+    if reason := find_excess(body):
+        raise _RefusedError(413, reason)
+    try:
+        request = json.loads(body)
+    except ValueError:
+        return body  # vLLM says so
+    except RecursionError as error:
+        raise _RefusedError(400, "The request has objects or lists too deep in one another.") from error
+    if not isinstance(request, dict):
+        return body
+    try:
+        return json.dumps(translate(request, stop)).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _RefusedError(400, str(error)) from error
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class _Body:
+    """A request's body, translated once somebody asks for it."""
+
+    def __init__(self, receive: Callable[[], Awaitable[dict]], stop: list[str]):
+        self._receive, self._stop, self._is_read = receive, stop, False
+        self.refused: _RefusedError | None = None
+
+    async def receive(self) -> dict:
+        if self._is_read:
+            return await self._receive()
+        self._is_read = True
+        pieces, size, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return message
+            pieces.append(message.get("body", b""))
+            size, more = size + len(pieces[-1]), message.get("more_body", False)
+            if size > MAX_BODY_BYTES:
+                self.refused = _RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
+                raise self.refused
+        try:
+            body = await asyncio.to_thread(_translate_body, b"".join(pieces), self._stop)
+        except _RefusedError as error:
+            self.refused = error
+            raise
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
 class RequestTranslator:
-    """The middleware, for vLLM's option `--middleware`. What cannot be translated is answered with status 400."""
+    """
+    The middleware, for vLLM's option `--middleware`. What cannot be translated is answered with status 400.
+
+    vLLM puts it before its own, of which one asks for the key. So nothing is read here before vLLM's route reads it.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
@@ -96,33 +180,21 @@ class RequestTranslator:
             return await _refuse(send, 400, reason)
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") not in _ROUTES:
             return await self.app(scope, receive, send)
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY:
-                return await _refuse(send, 413, f"A request may have {MAX_BODY} bytes.")
-            if not message.get("more_body"):
-                break
-        try:
-            request = json.loads(body)
-        except ValueError:
-            request = None  # vLLM says so
-        if isinstance(request, dict):
-            try:
-                body = json.dumps(translate(request, self.stop)).encode()
-            except ValueError as error:
-                return await _refuse(send, 400, str(error))
-        length = (b"content-length", str(len(body)).encode())
+        body = _Body(receive, self.stop)
         headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
-        pending = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        headers.append((b"transfer-encoding", b"chunked"))  # nobody knows yet how long it becomes
 
-        async def replay() -> dict:
-            return pending.pop() if pending else await receive()
+        async def answer(event: dict) -> None:
+            if body.refused is None:  # what the route makes of that error is no answer
+                await send(event)
 
-        return await self.app({**scope, "headers": [*headers, length]}, replay, send)
+        try:
+            await self.app({**scope, "headers": headers}, body.receive, answer)
+        except Exception:
+            if body.refused is None:
+                raise
+        if body.refused is not None:
+            await _refuse(send, body.refused.status, str(body.refused))
 
 
 def _host(scope: dict) -> str:
@@ -133,7 +205,9 @@ def _host(scope: dict) -> str:
 
 
 async def _refuse(send: Callable, status: int, message: str) -> None:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    """An error in the form of vLLM's."""
+    message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})
