@@ -4,11 +4,15 @@
 Input: a body of JSON. Output: why it is refused, or nothing.
 """
 
+import re
+
+
 __all__ = ["MAX_BODY_BYTES", "find_excess"]
 
 MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
 # Bounds of what is parsed in one go, while everybody waits.
 MAX_TEXT_BYTES = 2 * 1024**2  # beside `data:` URLs
+_DATA = re.compile(rb'"data(?::|"\s{0,9}:\s{0,9}")')  # or the key beside which Anthropic's clients send the same
 MAX_DATA_URLS = 10_000  # that are recognised
 MAX_BRACKETS = 100_000  # objects and lists, and those that texts spell
 
@@ -25,9 +29,12 @@ def find_excess(body: bytes) -> str | None:
 def _size_beside_data(body: bytes) -> int:
     size, end = len(body), 0
     for _ in range(MAX_DATA_URLS):
-        begin = body.find(b'"data:', end)
-        end = body.find(b'"', begin + 1)
-        if begin < 0 or end < 0:
+        if (begin := body.find(b'"data', end)) < 0:
+            break
+        if (opening := _DATA.match(body, begin)) is None:
+            end = begin + 1
+            continue
+        if (end := body.find(b'"', opening.end())) < 0:
             break
         size -= end - begin
     return size

@@ -56,6 +56,7 @@ def test_what_the_checkpoint_says_of_answers_is_kept(checkpoint, tmp_path):
     words, environment = command.vllm_command(find_checkpoint(str(folder)))
     assert "--override-generation-config" not in words
     assert environment[STOP_VARIABLE] == '["###"]'
+    assert environment["VLLM_MAX_STOP_STRINGS"] == "5"  # a request still has its four
     path.write_text(json.dumps({**settings, "num_beams": 4}))
     with pytest.raises(ValueError, match="num_beams=4 of the checkpoint"):
         command.vllm_command(find_checkpoint(str(folder)))

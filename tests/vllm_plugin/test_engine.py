@@ -229,12 +229,25 @@ def test_frames_of_a_caller_are_taken_as_they_are(place):
 # ---------------------------------------------------------------------------------------------------------------
 
 
+ENDED = "Tell me."  # a question whose answer the checkpoint's stop string ends
+
+
 @pytest.fixture(scope="module")
-def served(place):
+def ended(place):
+    """The ids of a prompt, what is said of it before the stop string, and that."""
+    ((prompt, ids),) = generate(place / "table", [[{"role": "user", "content": ENDED}]])
+    text = decode(place, ids)
+    stop = text[len(text) // 2 :][:6]
+    assert text.isprintable() and len(stop) == 6
+    return prompt, text.partition(stop)[0], stop
+
+
+@pytest.fixture(scope="module")
+def served(place, ended):
     """`valley serve --engine vllm`: process and address. Its checkpoint has a position table and a stop string."""
     folder = shutil.copytree(place / "table", place / "served")
     settings = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps({**settings, "stop_strings": ["no such string"]}))
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "stop_strings": [ended[2]]}))
     port = free_port()
     command = ["-m", "valley_cli", "serve", str(folder), "--engine", "vllm", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--vllm-args", "--max-model-len 1024 --enforce-eager --api-key key"]
@@ -337,6 +350,27 @@ def test_damaged_images_and_wrong_keys(place, client):
         ask(client, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
     with pytest.raises(AuthenticationError):
         client.with_options(api_key="other").models.list()
+
+
+@pytest.mark.parametrize(
+    "route, asked, answered",
+    [
+        ("chat/completions", "messages", lambda answer: answer["choices"][0]["message"]["content"]),
+        ("chat/completions/batch", "messages", lambda answer: answer["choices"][0]["message"]["content"]),
+        ("responses", "input", lambda answer: answer["output"][0]["content"][0]["text"]),
+        ("completions", "prompt", lambda answer: answer["choices"][0]["text"]),
+        ("messages", "messages", lambda answer: answer["content"][0]["text"]),
+        ("../invocations", "messages", lambda answer: answer["choices"][0]["message"]["content"]),
+    ],
+)
+def test_the_checkpoints_stop_string_ends_answers_of_every_route(client, ended, route, asked, answered):
+    chat = [{"role": "user", "content": ENDED}]
+    values = {"prompt": ended[0], "input": ENDED, "messages": [chat] if route.endswith("batch") else chat}
+    length = {"max_output_tokens" if route == "responses" else "max_tokens": NEW_TOKENS}
+    body = {"model": "served", asked: values[asked], **length}
+    response = httpx.post(f"{client.base_url}{route}", json=body, headers={"Authorization": "Bearer key"}, timeout=60)
+    assert response.status_code == 200, response.text
+    assert answered(response.json()).strip() == ended[1].strip()
 
 
 def test_a_body_is_not_read_without_the_key(served):

@@ -31,6 +31,54 @@ def test_what_is_vllms_own_stays():
 
 
 @pytest.mark.parametrize(
+    "route, field, request_",
+    [
+        ("/v1/chat/completions", "stop", {"messages": []}),
+        ("/v1/chat/completions/batch", "stop", {"messages": [[]]}),
+        ("/v1/responses", "stop", {"input": "Hi"}),
+        ("/v1/completions", "stop", {"prompt": "Hi"}),
+        ("/invocations", "stop", {"prompt": "Hi"}),
+        ("/v1/messages", "stop_sequences", {"messages": []}),
+        ("/cohere/v2/chat", "stop_sequences", {"messages": []}),
+    ],
+)
+@pytest.mark.parametrize("own", [[], ["x"]])
+def test_every_route_that_generates_has_the_stop_strings(monkeypatch, route, field, request_, own):
+    assert translate({**request_, field: own}, ["###"], route)[field] == [*own, "###"]
+    assert translate(request_, ["###"], route)[field] == ["###"]
+    monkeypatch.setenv(STOP_VARIABLE, '["###"]')
+    body = json.dumps(request_).encode()
+    for path in (route, f"{route}/", f"{route}/render"):
+        ((_, whole),), _ = call(body, path=path)
+        assert json.loads(whole)[field] == ["###"]
+    ((_, whole),), _ = call(body, path=f"/behind/a/proxy{route}", root_path="/behind/a/proxy")
+    assert json.loads(whole)[field] == ["###"]
+
+
+def test_the_chats_of_a_batch_are_translated():
+    request = {"messages": [[message(start=1)], [message()]], "chat_template_kwargs": {"fps": 2}}
+    result = translate(request, [], "/v1/chat/completions/batch")
+    urls = [chat[0]["content"][0]["video_url"]["url"] for chat in result["messages"]]
+    assert urls == ["clip.mp4#t=1", "clip.mp4"] and result["media_io_kwargs"] == {"video": {"fps": 2}}
+
+
+@pytest.mark.parametrize("name", ["chat_template_kwargs", "media_io_kwargs"])
+@pytest.mark.parametrize(
+    "route, request_",
+    [
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/invocations", {"prompt": "Hi"}),
+        ("/v1/messages", {"messages": []}),
+        ("/cohere/v2/chat", {"messages": []}),
+    ],
+)
+def test_sampling_is_refused_where_no_clips_are_shown(route, request_, name):
+    with pytest.raises(ValueError, match=f"{name} has no effect here: .* not {route}"):
+        translate({**request_, name: {"fps": 1}}, [], route)
+    assert translate({**request_, name: None}, [], route).get(name) is None
+
+
+@pytest.mark.parametrize(
     "request_, reason",
     [
         ({"messages": [message(begin=1)]}, r"unknown keys \['begin'\]"),
@@ -45,7 +93,7 @@ def test_what_vllm_would_drop_is_refused(request_, reason):
         translate(request_, [])
 
 
-def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app: app):
+def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app: app, root_path=""):
     """What the application reads, or what is answered in its place; and how many pieces were read at all."""
     seen, sent = [], []
 
@@ -70,7 +118,7 @@ def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app
         sent.append(event)
 
     headers = [(b"content-length", b"1"), (b"authorization", f"Bearer {key}".encode()), (b"host", b"evil.example:80")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": root_path, "headers": headers}
     asyncio.run(RequestTranslator(wrap(app))(scope, receive, send))
     call.unread = len(messages)
     return seen, sent

@@ -21,6 +21,7 @@ from . import requests
 __all__ = ["is_ready", "serve", "vllm_command"]
 
 
+_MAX_STOPS = "VLLM_MAX_STOP_STRINGS"
 _KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 
 
@@ -92,7 +93,8 @@ def vllm_command(
             words += [name] if value is True else [name, str(value)]
     hosts = ["localhost", "127.0.0.1", "::1", host, *allowed_hosts] if _is_loopback(host) or allowed_hosts else []
     environment = {
-        requests.STOP_VARIABLE: json.dumps(list(generation.stop_strings or ())),
+        requests.STOP_VARIABLE: json.dumps(stop := list(generation.stop_strings or ())),
+        _MAX_STOPS: str(int(os.environ.get(_MAX_STOPS, "4")) + len(stop)),  # beside those, as many as without them
         requests.HOSTS_VARIABLE: json.dumps(hosts),
         # vLLM's 5 seconds are less than balancers and clients keep a connection: a request may meet its end.
         _KEEP_ALIVE: os.environ.get(_KEEP_ALIVE, "75"),

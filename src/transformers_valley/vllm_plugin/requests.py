@@ -22,12 +22,22 @@ MAX_PARTS = 4096  # messages and their blocks, or items of another list
 MAX_MESSAGE = 600  # characters of an error: what it is about may be long
 STOP_VARIABLE = "VALLEY_VLLM_STOP"  # a JSON list: the checkpoint's stop strings, which vLLM does not read
 HOSTS_VARIABLE = "VALLEY_VLLM_HOSTS"  # a JSON list: names that the server may be called by, all where it is empty
-_ROUTES = ("/v1/chat/completions", "/v1/responses")
+# What vLLM's routes that generate call the strings that end an answer.
+_STOP_FIELDS = {
+    "/v1/chat/completions": "stop",
+    "/v1/chat/completions/batch": "stop",
+    "/v1/responses": "stop",
+    "/v1/completions": "stop",
+    "/invocations": "stop",  # of chats or completions
+    "/v1/messages": "stop_sequences",
+    "/cohere/v2/chat": "stop_sequences",
+}
+_SHOW_CLIPS = ("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/responses", "/invocations")
 _LONG = ("prompt", "allowed_token_ids")  # lists of numbers
 _SAMPLING = ("fps", "num_frames", "max_frames", "on_error")
 
 
-def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
+def translate(request: Mapping[str, Any], stop: list[str], route: str = "/v1/chat/completions") -> dict[str, Any]:
     """
     A request of `valley serve` as one of vLLM.
 
@@ -36,6 +46,8 @@ def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
             The body. `chat_template_kwargs` say how clips are sampled, and a `video_url` may have `start` and `end`.
         stop (`list[str]`):
             Strings that end every answer.
+        route (`str`, *optional*, defaults to `"/v1/chat/completions"`):
+            Where it was sent.
 
     Raises:
         ValueError: if something in it would have no effect.
@@ -47,6 +59,10 @@ def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
             "generation_config is a field of Valley's own server (--engine transformers). vLLM has temperature, "
             "top_k, top_p, min_p, repetition_penalty, min_tokens, max_tokens and stop as fields of the request."
         )
+    if route not in _SHOW_CLIPS or "prompt" in request:
+        for name in ("chat_template_kwargs", "media_io_kwargs"):
+            if request.get(name):
+                raise ValueError(f"{name} has no effect here: chats and responses show clips, not {route}.")
     if (sampling := request.pop("chat_template_kwargs", None)) is not None:
         if not isinstance(sampling, dict) or sampling.keys() - set(_SAMPLING):
             raise ValueError(f"chat_template_kwargs is an object that may have {', '.join(_SAMPLING)}.")
@@ -55,11 +71,11 @@ def translate(request: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
         if not isinstance(clips, dict):
             raise ValueError('media_io_kwargs is an object such as {"video": {"fps": 1}}.')
         request["media_io_kwargs"] = {**media, "video": {**clips, **sampling}}
-    if stop and "messages" in request:  # Responses have no `stop`
-        own = request.get("stop") or []
+    if stop:
+        own = request.get(field := _STOP_FIELDS[route]) or []
         if not isinstance(own, str | list):
-            raise ValueError(f"stop is a text or a list of texts, found {own!r}.")
-        request["stop"] = [*([own] if isinstance(own, str) else own), *stop]
+            raise ValueError(f"{field} is a text or a list of texts, found {own!r}.")
+        request[field] = [*([own] if isinstance(own, str) else own), *stop]
     for name in ("messages", "input"):
         if isinstance(request.get(name), list):
             request[name] = [_translate_message(message) for message in request[name]]
@@ -84,6 +100,8 @@ def _check_lengths(request: Mapping[str, Any]) -> None:
 
 
 def _translate_message(message: Any) -> Any:
+    if isinstance(message, list):  # a chat of a batch
+        return [_translate_message(one) for one in message]
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
     return {**message, "content": [_translate_block(block) for block in message["content"]]}
@@ -109,7 +127,7 @@ def _check_second(name: str, value: Any) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _translate_body(body: bytes, stop: list[str]) -> bytes:
+def _translate_body(body: bytes, stop: list[str], route: str) -> bytes:
     if reason := find_excess(body):
         raise _RefusedError(413, reason)
     try:
@@ -121,7 +139,7 @@ def _translate_body(body: bytes, stop: list[str]) -> bytes:
     if not isinstance(request, dict):
         return body
     try:
-        return json.dumps(translate(request, stop)).encode()
+        return json.dumps(translate(request, stop, route)).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise _RefusedError(400, str(error)) from error
 
@@ -135,8 +153,8 @@ class _RefusedError(Exception):
 class _Body:
     """A request's body, translated once somebody asks for it."""
 
-    def __init__(self, receive: Callable[[], Awaitable[dict]], stop: list[str]):
-        self._receive, self._stop, self._is_read = receive, stop, False
+    def __init__(self, receive: Callable[[], Awaitable[dict]], stop: list[str], route: str):
+        self._receive, self._stop, self._route, self._is_read = receive, stop, route, False
         self.refused: _RefusedError | None = None
 
     async def receive(self) -> dict:
@@ -154,7 +172,7 @@ class _Body:
                 self.refused = _RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
                 raise self.refused
         try:
-            body = await asyncio.to_thread(_translate_body, b"".join(pieces), self._stop)
+            body = await asyncio.to_thread(_translate_body, b"".join(pieces), self._stop, self._route)
         except _RefusedError as error:
             self.refused = error
             raise
@@ -178,9 +196,11 @@ class RequestTranslator:
             # A web page may have pointed its own name at this machine.
             reason = f"The Host {host[:100]!r} is not one of this server's: start it with --allowed-host {host[:100]}."
             return await _refuse(send, 400, reason)
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") not in _ROUTES:
+        # A route with /render behind it answers with the ids and settings that the one without would take.
+        route = scope.get("path", "").removeprefix(scope.get("root_path", "")).rstrip("/").removesuffix("/render")
+        if scope["type"] != "http" or scope["method"] != "POST" or route not in _STOP_FIELDS:
             return await self.app(scope, receive, send)
-        body = _Body(receive, self.stop)
+        body = _Body(receive, self.stop, route)
         headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
         headers.append((b"transfer-encoding", b"chunked"))  # nobody knows yet how long it becomes
 
