@@ -73,6 +73,13 @@ def test_what_listens_at_loopback_is_called_by_no_other_name(checkpoint):
     assert hosts()[:2] == ["localhost", "127.0.0.1"] and hosts(host="0.0.0.0") == []
 
 
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_refused(checkpoint, key):
+    """vLLM takes it as none, and its server is open."""
+    with pytest.raises(ValueError, match="--api-key is empty: leave it out"):
+        command.vllm_command(find_checkpoint(checkpoint), api_key=key)
+
+
 @pytest.mark.parametrize(
     "options, reason",
     [

@@ -57,6 +57,10 @@ def vllm_command(
     Raises:
         ValueError: if vLLM cannot do what an option or the checkpoint asks for.
     """
+    if api_key is not None and not api_key.strip():
+        raise ValueError(
+            "--api-key is empty: leave it out (and VALLEY_API_KEY unset) for an open server, or give a key."
+        )
     generation = _read_generation(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint.path, revision=checkpoint.revision or "main")
     refusals = {
