@@ -93,7 +93,9 @@ def test_what_vllm_would_drop_is_refused(request_, reason):
         translate(request_, [])
 
 
-def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app: app, root_path=""):
+def call(
+    *pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app: app, root_path="", host="evil.example:80"
+):
     """What the application reads, or what is answered in its place; and how many pieces were read at all."""
     seen, sent = [], []
 
@@ -117,7 +119,7 @@ def call(*pieces: bytes, path="/v1/chat/completions", key="key", wrap=lambda app
     async def send(event):
         sent.append(event)
 
-    headers = [(b"content-length", b"1"), (b"authorization", f"Bearer {key}".encode()), (b"host", b"evil.example:80")]
+    headers = [(b"content-length", b"1"), (b"authorization", f"Bearer {key}".encode()), (b"host", host.encode())]
     scope = {"type": "http", "method": "POST", "path": path, "root_path": root_path, "headers": headers}
     asyncio.run(RequestTranslator(wrap(app))(scope, receive, send))
     call.unread = len(messages)
@@ -237,3 +239,21 @@ def test_a_name_that_is_not_the_servers_is_refused(monkeypatch):
     monkeypatch.setenv(HOSTS_VARIABLE, '["localhost"]')
     seen, (start, answer) = call(body, path="/metrics")
     assert not seen and start["status"] == 400 and b"--allowed-host evil.example" in answer["body"]
+
+
+@pytest.mark.parametrize(
+    "allowed, host",
+    [
+        ("Evil.Example", "evil.example:80"),
+        ("evil.example:8000", "EVIL.example"),
+        ("::1", "[::1]:8000"),
+        ("[::1]:80", "[::1]"),
+        ("fe80::1", "[fe80::1]:80"),
+        ("FE80::1", "[fe80::1]"),
+        ("127.0.0.1:8000", "127.0.0.1"),
+    ],
+)
+def test_names_are_compared_without_capitals_and_ports(monkeypatch, allowed, host):
+    monkeypatch.setenv(HOSTS_VARIABLE, json.dumps([allowed]))
+    assert len(call(b"{}", host=host)[0]) == 1
+    assert not call(b"{}", host="other.example")[0] and not call(b"{}", host="[fe80::2]")[0]

@@ -6,6 +6,7 @@ vLLM drops fields that it does not know. What means nothing to it is translated 
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import math
 import os
@@ -189,7 +190,7 @@ class RequestTranslator:
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
         self.stop = json.loads(os.environ.get(STOP_VARIABLE, "[]"))
-        self.hosts = json.loads(os.environ.get(HOSTS_VARIABLE, "[]"))
+        self.hosts = [_host_name(host) for host in json.loads(os.environ.get(HOSTS_VARIABLE, "[]"))]
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] == "http" and self.hosts and (host := _host(scope)) not in self.hosts:
@@ -218,10 +219,16 @@ class RequestTranslator:
 
 
 def _host(scope: dict) -> str:
-    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    return _host_name(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+
+
+def _host_name(host: str) -> str:
+    """A name as it is compared: small letters, without the port."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))  # of IPv6 as people type it, without brackets
     with contextlib.suppress(ValueError):
         host = urllib.parse.urlsplit(f"//{host}").hostname or host
-    return host
+    return host.lower()
 
 
 async def _refuse(send: Callable, status: int, message: str) -> None:
