@@ -141,3 +141,8 @@ def test_what_is_interrupted_is_not_taken_for_damaged(kind, after, tmp_path):
     with interrupted_by(lambda: next(asked, None) is None and "enough." or None):
         with pytest.raises(VideoDecodeError, match="enough"):
             sample_video(clip, fps=10, on_error="partial")
+
+
+def test_an_address_of_commas_is_refused_before_it_is_split():
+    with pytest.raises(VideoDecodeError, match="it has 10001 pictures; the limit is 10000"):
+        sample_video("data:video/jpeg;base64," + 10_000 * ",")

@@ -22,7 +22,7 @@ FLOORS = [
         "endpoint",
         "paper_data",
         "plots",
-        "request_bodies",
+        "request_checks",
         "string_match",
         "tables",
         "video_cropping",

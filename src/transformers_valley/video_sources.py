@@ -56,7 +56,7 @@ MAX_REDIRECTS = 5
 LOCAL_ADDRESSES_VARIABLE = "VALLEY_ALLOW_LOCAL_ADDRESSES"
 MAX_PIXELS = 8192 * 8192  # of one picture; a header may claim more than any memory holds
 MAX_SIDES_RATIO = 100  # of a picture's longer side to its shorter one, which is scaled to that of the model
-MAX_PICTURES = 10_000  # of an animated picture
+MAX_PICTURES = 10_000  # of an animated picture, or in one address
 MAX_ANIMATION_PIXELS = 2**33  # of all its pictures: each is made from the one before, however few bytes it has
 NO_SUCH_FILE = "there is no such file."
 MAX_NAME = 200  # characters of a source in a message: base64 has no end
@@ -218,6 +218,8 @@ def resolve(source: Any, stack: contextlib.ExitStack) -> tuple[Any, str]:
         return _pictures_from_image(source, name), name
     if isinstance(source, str) and re.match("data:video/jpeg", source, re.IGNORECASE):  # the frames, with commas
         header, _, frames = source.partition(",")
+        if (count := frames.count(",") + 1) > MAX_PICTURES:
+            raise VideoDecodeError(header, f"it has {count} pictures; the limit is {MAX_PICTURES}.")
         files = [_decode_data_url(f"{header},{frame}") for frame in frames.split(",")]
         return Pictures(len(files), files.__getitem__, "images"), header
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):

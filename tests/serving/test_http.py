@@ -16,7 +16,7 @@ from chats import chat
 from servers import TOKENS, ask, post, raw
 from starlette.testclient import TestClient
 
-from transformers_valley import request_bodies
+from transformers_valley import request_checks
 from transformers_valley.serving import server
 from transformers_valley.serving.engine import FAILED
 from transformers_valley.serving.server import build_app
@@ -40,7 +40,7 @@ def test_failure_is_told_to_the_log_alone(local, service, monkeypatch, caplog, r
 def test_large_request_is_not_read(client, local, monkeypatch):
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=10)
     connection.putrequest("POST", "/v1/chat/completions")
-    connection.putheader("Content-Length", str(request_bodies.MAX_BODY_BYTES + 1))
+    connection.putheader("Content-Length", str(request_checks.MAX_BODY_BYTES + 1))
     connection.endheaders(b"{")
     answer = connection.getresponse()
     assert answer.status == 413 and b"larger than 268435456 bytes" in answer.read()
@@ -55,7 +55,7 @@ def test_large_request_is_not_read(client, local, monkeypatch):
 def test_length_of_what_comes_in_chunks_is_that_of_the_chunks(client):
     body = json.dumps({"messages": chat("Hello?"), "max_tokens": 2}).encode()
     headers = (
-        f"Content-Length: {request_bodies.MAX_BODY_BYTES + 1}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
+        f"Content-Length: {request_checks.MAX_BODY_BYTES + 1}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
     )
     text = raw(client, "POST /v1/chat/completions", headers, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
     assert text.startswith("HTTP/1.1 200")

@@ -7,7 +7,7 @@ import time
 import pytest
 from chats import QUESTION, chat, image, parse, video
 
-from transformers_valley import request_bodies
+from transformers_valley import request_checks
 from transformers_valley.serving.requests import (
     ChatRequest,
     RequestError,
@@ -135,7 +135,7 @@ def test_messages_and_blocks_are_counted_before_they_are_read(messages, kind):
 )
 def test_no_error_and_no_work_is_in_proportion_to_nonsense(fields):
     body = json.dumps({"messages": chat("Who?"), **fields}).encode()
-    assert len(body) < request_bodies.MAX_TEXT_BYTES
+    assert len(body) < request_checks.MAX_TEXT_BYTES
     begin = time.process_time()
     with pytest.raises(RequestError) as caught:
         parse_request(ChatRequest, body, 4096, 406)
@@ -153,7 +153,7 @@ def test_what_python_cannot_parse_is_an_error(body):
 
 
 def test_only_data_addresses_make_a_request_large(monkeypatch):
-    monkeypatch.setattr(request_bodies, "MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(request_checks, "MAX_TEXT_BYTES", 1000)
     address = "data:image/png;base64," + "A" * 5000
     parse(chat([image(address), image(address), QUESTION]))
     error = refused(chat([image(address), {"type": "text", "text": "a" * 1000}]))

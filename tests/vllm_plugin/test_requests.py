@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from transformers_valley.request_bodies import MAX_BODY_BYTES, MAX_BRACKETS, MAX_TEXT_BYTES
+from transformers_valley.request_checks import MAX_BODY_BYTES, MAX_BRACKETS, MAX_TEXT_BYTES
 from transformers_valley.vllm_plugin.requests import HOSTS_VARIABLE, STOP_VARIABLE, RequestTranslator, translate
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic import ValidationInfo as Info
 
 from ..processing_valley import ValleyProcessor
-from ..request_bodies import find_excess
+from ..request_checks import find_excess
 
 
 __all__ = ["ChatRequest", "RequestError", "ResponsesRequest", "parse_request"]

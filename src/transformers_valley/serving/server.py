@@ -17,7 +17,6 @@ import socket
 import tempfile
 import threading
 import time
-import urllib.parse
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable
@@ -26,7 +25,7 @@ from typing import Any
 
 from ..checkpoint import find_checkpoint
 from ..processing_valley import ValleyProcessor
-from ..request_bodies import MAX_BODY_BYTES
+from ..request_checks import MAX_BODY_BYTES, host_name
 from .engine import FAILED, Answer, Engine, read_prompt
 from .forms import ChatForm, ResponseForm, error_body, sse_event
 from .media import MAX_DOWNLOADS, MediaAccess
@@ -431,13 +430,6 @@ def check_key(api_key: str | None) -> None:
     """
     if api_key is not None and not api_key.strip():
         raise ValueError("--api-key is empty, which would let everyone in: give a key, or leave --api-key out.")
-
-
-def host_name(address: str) -> str:
-    """The name in a `Host` header, or in what a user gives as one: in small letters, without a port."""
-    with contextlib.suppress(ValueError):
-        return urllib.parse.urlsplit(f"//{address}").hostname or address
-    return address
 
 
 def _bind(host: str, port: int) -> socket.socket:

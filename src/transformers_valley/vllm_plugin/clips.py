@@ -11,7 +11,6 @@ import numpy as np
 from ..video_decoding import SamplingRule
 from ..video_interrupts import MAX_READ_SECONDS, interrupted_by, time_limit
 from ..video_processing_valley import ValleyVideoProcessor
-from ..video_sources import MAX_PICTURES, VideoDecodeError
 
 
 __all__ = ["CLIP_OPTIONS", "describe", "read_clip", "split_segment", "with_options"]
@@ -45,8 +44,6 @@ def read_clip(
         VideoDecodeError: if the clip cannot be read.
         ValueError, TypeError: if an option is unknown or makes no sense.
     """
-    if isinstance(source, str) and (count := source.count(",")) > MAX_PICTURES:
-        raise VideoDecodeError("data:video/jpeg", f"it has {count} pictures; the limit is {MAX_PICTURES}.")
     options = {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(options.keys() - set(CLIP_OPTIONS)):
         raise ValueError(f"Unknown options of clips: {', '.join(unknown)}. There are {', '.join(CLIP_OPTIONS)}.")

@@ -5,16 +5,13 @@ vLLM drops fields that it does not know. What means nothing to it is translated 
 """
 
 import asyncio
-import contextlib
-import ipaddress
 import json
 import math
 import os
-import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ..request_bodies import MAX_BODY_BYTES, find_excess
+from ..request_checks import MAX_BODY_BYTES, find_excess, host_name
 
 
 __all__ = ["HOSTS_VARIABLE", "STOP_VARIABLE", "RequestTranslator", "translate"]
@@ -190,7 +187,7 @@ class RequestTranslator:
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
         self.stop = json.loads(os.environ.get(STOP_VARIABLE, "[]"))
-        self.hosts = [_host_name(host) for host in json.loads(os.environ.get(HOSTS_VARIABLE, "[]"))]
+        self.hosts = [host_name(host) for host in json.loads(os.environ.get(HOSTS_VARIABLE, "[]"))]
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] == "http" and self.hosts and (host := _host(scope)) not in self.hosts:
@@ -219,16 +216,7 @@ class RequestTranslator:
 
 
 def _host(scope: dict) -> str:
-    return _host_name(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-
-
-def _host_name(host: str) -> str:
-    """A name as it is compared: small letters, without the port."""
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(host))  # of IPv6 as people type it, without brackets
-    with contextlib.suppress(ValueError):
-        host = urllib.parse.urlsplit(f"//{host}").hostname or host
-    return host.lower()
+    return host_name(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
 
 
 async def _refuse(send: Callable, status: int, message: str) -> None:

@@ -1,13 +1,16 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
-"""What is too much for one request, told from its bytes before they are parsed, whichever engine answers.
+"""What is asked about a request before its body is parsed, whichever engine answers.
 
-Input: a body of JSON. Output: why it is refused, or nothing.
+Is its body too large: input are its bytes, output is why it is refused, or nothing. By which name was it sent here.
 """
 
+import contextlib
+import ipaddress
 import re
+import urllib.parse
 
 
-__all__ = ["MAX_BODY_BYTES", "find_excess"]
+__all__ = ["MAX_BODY_BYTES", "find_excess", "host_name"]
 
 MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
 # Bounds of what is parsed in one go, while everybody waits.
@@ -38,3 +41,12 @@ def _size_beside_data(body: bytes) -> int:
             break
         size -= end - begin
     return size
+
+
+def host_name(address: str) -> str:
+    """The name in a `Host` header, or in what a user gives as one: in small letters, without a port."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(address))  # of IPv6 as people type it, without brackets
+    with contextlib.suppress(ValueError):
+        address = urllib.parse.urlsplit(f"//{address}").hostname or address
+    return address.lower()
