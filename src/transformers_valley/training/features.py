@@ -61,7 +61,7 @@ def cache_vision_features(
     cache = FeatureCache(folder, model.model, processor, autocast)
     counts = cache.fill(sets, args.device, args.dataloader_num_workers, (args.process_index, args.world_size))
     # Also keeps a process from reading what another has not made yet.
-    made, unread = reduce(torch.tensor(counts, device=args.device)).tolist()
+    made, unread = reduce(torch.tensor(counts, device=args.device), "sum").tolist()
     if args.process_index == 0:
         print(f"{cache.folder}: features of {made} clips and images were added, {unread} could not be read.")
     return cache
