@@ -35,6 +35,8 @@ class ValleyDataCollator:
     With `"skip"` it is left out of its batch, and [`BadRows`] counts it; a batch without a good row teaches nothing.
 
     The loss of a step is a mean over the tokens of all processes, so it does not matter in whose batch a bad row is.
+    That of an evaluation is a mean over batches, and TRL gives one without a good row 0.0: take bad rows out before,
+    as [`prepare`] does.
 
     Args:
         processor ([`ValleyProcessor`]):
@@ -188,6 +190,10 @@ class ValleyDataCollator:
         if features:
             visuals = {name: visuals[name] for name in ("video_num_frames",) if name in visuals} | features
         return {"input_ids": ids, "labels": labels} | visuals
+
+    def is_good(self, row: dict[str, Any]) -> bool:
+        """Whether a row can be learnt from; a bad one is counted, or ends the run, as in a batch."""
+        return self._try(row) is not None
 
     def _try(self, row: dict[str, Any]) -> dict[str, torch.Tensor] | None:
         """A row encoded, `None` if it is bad and left out."""
