@@ -24,7 +24,14 @@ from ..data.mixtures import packed_folders
 from ..processing_valley import ValleyProcessor
 from .bad_rows import BadRows
 from .checkpoints import CheckpointKeeper, find_checkpoint, is_finished, read_step
-from .checks import check_arguments, check_launch, check_number_of_rows, check_packing, check_parts
+from .checks import (
+    check_arguments,
+    check_frozen_tower,
+    check_launch,
+    check_number_of_rows,
+    check_packing,
+    check_parts,
+)
 from .collator import ValleyDataCollator
 from .features import cache_vision_features
 from .monitor import PauseAfter, ProgressTable, RunMonitor
@@ -72,6 +79,8 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     eval_rows = {name: load_rows([source], **where) for name, source in held}
     check_packed(packed_folders([*sources, *(source for _, source in held)]), processor.video_processor)
     check_parts(model, processor, rows, training_args, peft_config)
+    if valley_args.cache_vision_features and peft_config is not None:
+        check_frozen_tower(model, peft_config)
     choose_trained(model, valley_args.trainable_modules, peft_config)
     rows = prepare_rows(rows, processor, valley_args, training_args)
     if isinstance(rows, Dataset):
