@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from runs import train, with_bad
 from test_collator import make_rows, record
 from torch.utils.data import DataLoader
 
@@ -51,6 +52,32 @@ def test_without_a_file_a_bad_row_is_a_warning(caplog):
     rows.add_read()
     rows.add_bad(ERROR)
     assert "Row 'x' of 'rows' cannot be trained on: gone.mp4" in caplog.text and "left out" in caplog.text
+
+
+def test_bad_rows_do_not_count_in_an_evaluation(checkpoint, rows, tmp_path):
+    """Alone in their batches, they would lower its loss: TRL gives a batch that teaches nothing 0.0."""
+    records = json.loads(rows.read_text())
+    values = {}
+    for name, held in (("all", with_bad(records, 1, 4)), ("good", [*records[:1], *records[2:4], *records[5:]])):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "held.json"
+        file.write_text(json.dumps(held))
+        options = {"eval_data": file, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1}
+        options |= {"on_bad_sample": "skip", "max_bad_share": 1, "preview_steps": 0, "dataloader_num_workers": 2}
+        trainer = train(checkpoint, rows, tmp_path / name / "out", **options)
+        logged = {key: value for entry in trainer.state.log_history for key, value in entry.items()}
+        values[name] = [logged[f"eval_held_{key}"] for key in ("loss", "entropy", "mean_token_accuracy")]
+    assert values["all"] == values["good"]
+    written = (tmp_path / "all" / "out" / "bad_samples" / "rank0.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in written} == {"row-1", "row-4"} and len(written) == 2
+
+
+def test_a_validation_set_of_bad_rows_alone_ends_the_run(checkpoint, rows, tmp_path):
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps(with_bad(json.loads(rows.read_text())[:2], 0, 1)))
+    options = {"eval_data": held, "eval_strategy": "epoch", "on_bad_sample": "skip", "max_bad_share": 1}
+    with pytest.raises(ValueError, match="Every row of the validation set 'held' is bad: .*rank0.jsonl says why"):
+        train(checkpoint, rows, tmp_path / "out", **options)
 
 
 @pytest.mark.parametrize("share", [0, -1, 2])

@@ -335,6 +335,18 @@ def test_only_what_is_older_and_ours_is_deleted(finished, tmp_path):
         assert sorted(tmp_path.glob("checkpoint-*")) == [folders[number] for number in left]
 
 
+@pytest.mark.parametrize("before", ["outputs/run", "/moved/since"])
+def test_the_best_checkpoint_is_kept_however_its_folder_is_spelt(finished, tmp_path, before):
+    for number in (1, 2, 3):
+        shutil.copytree(finished["stage2_instruct"] / "checkpoint-2", tmp_path / f"checkpoint-{number}")
+    state = TrainerState(global_step=3, best_model_checkpoint=f"{before}/checkpoint-1")
+    args, keeper = TrainingArguments(str(tmp_path), use_cpu=True), CheckpointKeeper({}, limit=1)
+    keeper.on_train_begin(args, state, None)
+    assert state.best_model_checkpoint == str(tmp_path / "checkpoint-1")  # where it is loaded from at the end
+    keeper.on_save(args, state, None)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+
+
 def test_a_checkpoint_written_twice_does_not_list_itself(finished, tmp_path):
     args, state = TrainingArguments(str(finished["stage2_instruct"]), use_cpu=True), TrainerState(global_step=2)
     keeper = CheckpointKeeper({})

@@ -75,6 +75,14 @@ OURS = [
     (LORA, {"lora_target_modules": r".*layers\.9\..*"}, "lora_target_modules='.*has no match"),
     (LORA, {"lora_modules_to_save": "projector"}, r"lora_modules_to_save has no match.*\['projector'\].*multi_modal"),
     (LORA, {"model_name_or_path": "mean"}, "lora_modules_to_save names temporal_module, which has no weights"),
+    *(
+        (LORA, {"cache_vision_features": "features", **names}, "vision tower is trained.*peft adds .*vision_tower")
+        for names in (
+            {"lora_target_modules": ["q_proj", "v_proj"]},
+            {"lora_target_modules": "all-linear"},
+            {"lora_modules_to_save": ["multi_modal_projector", "vision_tower"]},
+        )
+    ),
     (STAGE2, {"trainable_modules": ["model.projector"]}, r"no such module: \['model.projector'\]"),
     (STAGE2, {"model_name_or_path": "mean", "trainable_modules": "model.temporal_module"}, "leaves nothing to train"),
     # rows

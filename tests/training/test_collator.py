@@ -458,3 +458,21 @@ def test_two_processes_leave_out_the_same_rows_as_one(checkpoint, media, tmp_pat
     logs = [json.loads((tmp_path / run / "trainer_state.json").read_text())["log_history"] for run in ("one", "two")]
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0][2] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_the_same_rows_as_one(checkpoint, media, tmp_path):
+    """The bad ones, of which one process has more, are in no batch of either."""
+    held = media / "held.json"
+    held.write_text(json.dumps([record(f"{i}", "gone.mp4" if i in (1, 4, 5, 7) else MIXED[i % 4]) for i in range(9)]))
+    file = media / "learnt.json"
+    file.write_text(json.dumps([record(f"{i}", MIXED[i % 4]) for i in range(4)]))
+    options = {"media_root": media, "on_bad_sample": "skip", "max_bad_share": 1, "learning_rate": 0}
+    options |= {"eval_data": held, "eval_strategy": "epoch", "per_device_eval_batch_size": 1, "preview_steps": 0}
+    ended, log = launch_two(tmp_path, checkpoint, file, per_device_train_batch_size=2, **options)
+    assert ended == 0 and "4 of 9 rows of the validation set 'held' are bad" in log, log
+    options |= {"vision_model_name_or_path": ""}
+    sft.main(arguments("stage1_align.yaml", checkpoint, file, tmp_path / "one", **options))
+    logs = [json.loads((tmp_path / run / "trainer_state.json").read_text())["log_history"] for run in ("one", "two")]
+    losses = [[entry["eval_held_loss"] for entry in log if "eval_held_loss" in entry] for log in logs]
+    assert len(losses[0]) == 1 and losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -288,7 +288,17 @@ def test_a_packed_picture_that_is_damaged_is_a_bad_sample(cache, processor, medi
         collator([row])
 
 
-@pytest.mark.parametrize("source", ["https://example.com/clip.mp4", "http://example.com/picture.png"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://example.com/clip.mp4",
+        "http://example.com/picture.png",
+        "hf://datasets/someone/clips/a.mp4",
+        "zip://clips::a.mp4",
+        "s3://clips/a.mp4",
+        "file:///clips/a.mp4",
+    ],
+)
 def test_addresses_are_refused(source, cache, media):
     rows = make_rows(media, [record("a", source)])
     with pytest.raises(ValueError, match=f"Row 'a' of 'rows' shows '{source}', and features are kept of files only"):

@@ -121,10 +121,10 @@ def test_time_is_told_apart(checkpoint, rows, tmp_path, monkeypatch):
 
 
 def test_bad_samples_of_this_run_are_counted_and_their_share_is_that_of_the_rows_read(run):
-    """One of eight in each of two epochs of two steps; the loader is a batch ahead, and ten held-out rows are read."""
+    """One of eight in each of two epochs of two steps; ten held-out rows are read before the run and in it."""
     counts = [entry["bad_samples"] for entry in steps(run)]
     assert counts == sorted(counts) and counts[1] == 1 and counts[-1] == 2
-    assert steps(run)[-1]["bad_sample_share"] == 2 / (2 * 8 + 10)
+    assert steps(run)[-1]["bad_sample_share"] == 2 / (2 * 8 + 2 * 10)
     written = Path(run.args.output_dir, "bad_samples", "rank0.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in written] == ["row-3"] * 2  # and no longer those of an earlier run
 

@@ -94,6 +94,18 @@ def test_a_row_that_cannot_be_read_ends_the_run(rows, processor, tmp_path):
         PreferenceCollator(processor)(list(rows))
 
 
+def test_a_row_without_room_for_its_last_answer_is_bad(processor, tmp_path):
+    """An earlier answer is the same in both: it must not be taken for the preference."""
+    said = [("user", "Hi"), ("assistant", "Hello."), ("user", "Which colour?")]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(chat(messages=messages, chosen="Blue.", rejected="Red.")))
+    rows = list(load_preferences([tmp_path / "pairs.jsonl"]))
+    start = PreferenceCollator(processor)(rows)["completion_mask"][0].argmax().item()
+    assert PreferenceCollator(processor, max_length=start + 1)(rows)["completion_mask"].sum(1).tolist() == [1, 1]
+    with pytest.raises(BadSampleError, match=f"no word within max_length={start} to learn from"):
+        PreferenceCollator(processor, max_length=start)(rows)
+
+
 def test_dpo_learns_to_prefer(rows, checkpoint, processor, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     args = DPOConfig(

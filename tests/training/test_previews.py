@@ -71,6 +71,15 @@ def test_only_the_first_question_is_asked(model, processor, rows, tmp_path):
     assert (answer["question"], answer["reference"]) == ("First?", "One.")
 
 
+def test_an_assistant_that_speaks_first_is_not_asked(model, processor, tmp_path):
+    said = [("assistant", "Welcome."), ("user", "First?"), ("assistant", "One.")]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    (tmp_path / "rows.json").write_text(json.dumps([{"messages": messages[:1]}, {"messages": messages}]))
+    (row,) = pick_rows(load_rows([tmp_path / "rows.json"]), 1, processor)
+    answer = answer_row(model, processor, row)
+    assert (answer["question"], answer["reference"]) == ("First?", "One.")
+
+
 def test_rows_are_spread_over_the_files(rows, processor):
     data = load_rows([rows, rows])
     asked = [row["messages"][0]["content"][-1]["text"] for row in pick_rows(data, 4, processor)]

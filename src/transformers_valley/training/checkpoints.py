@@ -101,6 +101,10 @@ class CheckpointKeeper(TrainerCallback, ExportableState):
         self.folder = lambda: Path(args.output_dir, f"checkpoint-{state.global_step}")
         ranks = [f"_{rank}" for rank in range(args.world_size)] if args.world_size > 1 else [""]
         self.random_states = [] if args.save_only_model else [f"rng_state{rank}.pth" for rank in ranks]
+        # After a resume it is as the earlier run spelt its folder, which may have moved since.
+        best = state.best_model_checkpoint
+        if best and not os.path.exists(best) and _best(args, state).exists():
+            state.best_model_checkpoint = str(_best(args, state))
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if args.train_sampling_strategy == "group_by_length":
@@ -123,10 +127,15 @@ class CheckpointKeeper(TrainerCallback, ExportableState):
             return
         folders = [folder for folder in _list_checkpoints(args.output_dir) if not _is_foreign(folder)]
         kept = [folder for folder in folders if not check_checkpoint(folder)][: self.limit]
-        kept += [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
+        kept += [_best(args, state)] if state.best_model_checkpoint else []
         for folder in folders:
             if folder not in kept and _step(folder) < state.global_step:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _best(args, state) -> Path:
+    """The best checkpoint, in the output folder as this run spells it."""
+    return Path(args.output_dir, Path(state.best_model_checkpoint).name)
 
 
 def read_step(checkpoint: str | os.PathLike) -> int:

@@ -5,6 +5,7 @@
 before weights are loaded; `check_parts` at model, processor and rows.
 """
 
+import copy
 import logging
 import os
 import re
@@ -365,6 +366,22 @@ def check_adapter_names(model: torch.nn.Module, peft_config) -> None:
             raise ValueError(f"lora_modules_to_save names {name}, which has no weights in this model. Leave it out.")
 
 
+def check_frozen_tower(model: torch.nn.Module, peft_config) -> None:
+    """Refuse to keep the features of a vision tower that peft will train. The model is not wrapped yet."""
+    from peft import get_peft_model
+
+    with torch.device("meta"):  # peft itself says what it matches
+        shapes = get_peft_model(type(model)(copy.deepcopy(model.config)), copy.deepcopy(peft_config))
+    trained = [name for name, parameter in shapes.named_parameters() if parameter.requires_grad]
+    if found := [name for name in trained if ".vision_tower." in name]:
+        raise ValueError(
+            f"The vision tower is trained, so its features change in every step and cannot be kept: peft adds "
+            f"{len(found)} weights to it, such as {found[0]}. Leave out cache_vision_features, or let "
+            r"lora_target_modules (such as .*language_model\.layers\.\d+\.\w+\.\w+_proj) and lora_modules_to_save "
+            "name no module of it."
+        )
+
+
 def _without_match(wanted: Sequence[str], names: list[str]) -> list[str]:
     """Those of some names that end no module name."""
     return [end for end in wanted if not any(f".{name}".endswith(f".{end}") for name in names)]
@@ -374,6 +391,7 @@ __all__ = [
     "PACKABLE",
     "check_adapter_names",
     "check_arguments",
+    "check_frozen_tower",
     "check_launch",
     "check_number_of_rows",
     "check_options",

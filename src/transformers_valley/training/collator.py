@@ -35,6 +35,8 @@ class ValleyDataCollator:
     With `"skip"` it is left out of its batch, and [`BadRows`] counts it; a batch without a good row teaches nothing.
 
     The loss of a step is a mean over the tokens of all processes, so it does not matter in whose batch a bad row is.
+    That of an evaluation is a mean over batches, and TRL gives one without a good row 0.0: take bad rows out before,
+    as [`prepare`] does.
 
     Args:
         processor ([`ValleyProcessor`]):
@@ -170,9 +172,7 @@ class ValleyDataCollator:
             raise _bad(row, str(error)) from error
         ids = encoded["input_ids"][0]
         is_visual = torch.isin(ids, self._visual_ids)
-        labels = ids.masked_fill(is_visual, -100)
-        if self.assistant_only_loss:
-            labels = labels.masked_fill(encoded["assistant_masks"][0] == 0, -100)
+        labels = ids.masked_fill(~self.find_learnt(is_visual, encoded), -100)
         limit = self.max_length
         if limit is not None and len(ids) > limit:
             if self.on_long_row == "drop":
@@ -188,6 +188,14 @@ class ValleyDataCollator:
         if features:
             visuals = {name: visuals[name] for name in ("video_num_frames",) if name in visuals} | features
         return {"input_ids": ids, "labels": labels} | visuals
+
+    def find_learnt(self, is_visual: torch.Tensor, encoded: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which tokens of a whole row are learnt, before it is truncated: (length,) bool."""
+        return ~is_visual & (encoded["assistant_masks"][0] != 0) if self.assistant_only_loss else ~is_visual
+
+    def is_good(self, row: dict[str, Any]) -> bool:
+        """Whether a row can be learnt from; a bad one is counted, or ends the run, as in a batch."""
+        return self._try(row) is not None
 
     def _try(self, row: dict[str, Any]) -> dict[str, torch.Tensor] | None:
         """A row encoded, `None` if it is bad and left out."""

@@ -31,6 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..data.decode import messages_of, visuals_of
 from ..data.frames import read_clip, read_picture
+from ..data.media import is_address
 from ..modeling_valley import ValleyForConditionalGeneration, ValleyModel
 from ..processing_valley import ValleyProcessor, iter_visuals, output_size
 from ..video_decoding import SampledVideo
@@ -61,7 +62,7 @@ def cache_vision_features(
     cache = FeatureCache(folder, model.model, processor, autocast)
     counts = cache.fill(sets, args.device, args.dataloader_num_workers, (args.process_index, args.world_size))
     # Also keeps a process from reading what another has not made yet.
-    made, unread = reduce(torch.tensor(counts, device=args.device)).tolist()
+    made, unread = reduce(torch.tensor(counts, device=args.device), "sum").tolist()
     if args.process_index == 0:
         print(f"{cache.folder}: features of {made} clips and images were added, {unread} could not be read.")
     return cache
@@ -324,7 +325,8 @@ def _sources_of(row: dict[str, Any]) -> Iterator[_Source]:
     for visual in visuals_of(row):
         settings = dict(visual.source) if visual.modality == "video" else {"video": visual.source}
         source = settings.pop("video")
-        if not isinstance(source, str) or source.startswith(("http://", "https://")):
+        # Base64 is its own content; what another address shows may change without its name.
+        if not isinstance(source, str) or (is_address(source) and not source.startswith("data:")):
             raise ValueError(
                 f"Row {row.get('id')!r} of {row.get('source')!r} shows {str(source)[:200]!r}, and features are kept "
                 "of files only. Download it, pack the rows, or leave out cache_vision_features."

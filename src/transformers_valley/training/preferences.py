@@ -12,6 +12,13 @@ import torch
 from .collator import ValleyDataCollator
 
 
+class _LastAnswerCollator(ValleyDataCollator):
+    """Of each row the last answer alone is learnt, also where none of it is left after `max_length`."""
+
+    def find_learnt(self, is_visual: torch.Tensor, encoded: dict[str, torch.Tensor]) -> torch.Tensor:
+        return _last_run(super().find_learnt(is_visual, encoded))
+
+
 class PreferenceCollator:
     """
     Rows of preferences to a batch of `DPOTrainer`.
@@ -26,7 +33,7 @@ class PreferenceCollator:
     """
 
     def __init__(self, processor: Any, max_length: int | None = None):
-        self._collator = ValleyDataCollator(processor, max_length=max_length)
+        self._collator = _LastAnswerCollator(processor, max_length=max_length)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
@@ -45,7 +52,7 @@ class PreferenceCollator:
             for row, rejected in zip(chosen, rows, strict=True)
         ]
         batch = self._collator([*chosen, *worse])
-        batch["completion_mask"] = _last_run(batch.pop("labels") != -100)
+        batch["completion_mask"] = (batch.pop("labels") != -100).long()
         return batch
 
 
@@ -55,11 +62,11 @@ def _with_answer(messages: list[dict[str, Any]], text: str) -> list[dict[str, An
 
 
 def _last_run(is_learnt: torch.Tensor) -> torch.Tensor:
-    """Of each row the last run of ones: the answer that differs."""
+    """The last run of ones: the answer that differs."""
     # Counted from the end: what lies before another gap of zeros has more gaps behind it.
-    backwards = is_learnt.flip(1)
-    starts = backwards & ~torch.nn.functional.pad(backwards, (1, 0))[:, :-1]
-    return (backwards & (starts.cumsum(1) == 1)).flip(1).long()
+    backwards = is_learnt.flip(0)
+    starts = backwards & ~torch.nn.functional.pad(backwards, (1, 0))[:-1]
+    return (backwards & (starts.cumsum(0) == 1)).flip(0)
 
 
 __all__ = ["PreferenceCollator"]

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import get_peft_config, get_quantization_config
@@ -20,7 +24,14 @@ from ..data.mixtures import packed_folders
 from ..processing_valley import ValleyProcessor
 from .bad_rows import BadRows
 from .checkpoints import CheckpointKeeper, find_checkpoint, is_finished, read_step
-from .checks import check_arguments, check_launch, check_number_of_rows, check_packing, check_parts
+from .checks import (
+    check_arguments,
+    check_frozen_tower,
+    check_launch,
+    check_number_of_rows,
+    check_packing,
+    check_parts,
+)
 from .collator import ValleyDataCollator
 from .features import cache_vision_features
 from .monitor import PauseAfter, ProgressTable, RunMonitor
@@ -68,6 +79,8 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     eval_rows = {name: load_rows([source], **where) for name, source in held}
     check_packed(packed_folders([*sources, *(source for _, source in held)]), processor.video_processor)
     check_parts(model, processor, rows, training_args, peft_config)
+    if valley_args.cache_vision_features and peft_config is not None:
+        check_frozen_tower(model, peft_config)
     choose_trained(model, valley_args.trainable_modules, peft_config)
     rows = prepare_rows(rows, processor, valley_args, training_args)
     if isinstance(rows, Dataset):
@@ -87,6 +100,8 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     training_args.remove_unused_columns = False  # the collator reads which row it is
     if checkpoint is None:
         _remove_leftovers(training_args)
+    if valley_args.on_bad_sample == "skip":
+        eval_rows = {name: _drop_bad_rows(name, held, collator, training_args) for name, held in eval_rows.items()}
     rows, collator = _continue_rows(rows, collator, training_args, run, checkpoint)
     return {
         "model": model,
@@ -125,6 +140,31 @@ def _remove_leftovers(training_args) -> None:
     if training_args.process_index == 0:
         for file in (*folder.glob("bad_samples/rank*.jsonl"), folder / PREVIEW_FILE):
             file.unlink(missing_ok=True)
+    PartialState().wait_for_everyone()  # or what another process writes next would be removed
+
+
+def _drop_bad_rows(name: str, rows: Dataset, collator: ValleyDataCollator, training_args) -> Dataset:
+    """
+    The rows of a validation set that can be read, by a look at each: all processes share the work. Of a batch without
+    a good row the loss would be 0.0, and an evaluation would count it.
+    """
+    own = range(training_args.process_index, len(rows), training_args.world_size)
+    looked_at = DataLoader(
+        rows,
+        batch_size=None,
+        sampler=own,
+        collate_fn=collator.is_good,
+        num_workers=training_args.dataloader_num_workers,
+        generator=torch.Generator(),  # its own: the training's random numbers stay those of a run without
+    )
+    bad = set(gather_object([index for index, is_good in zip(own, looked_at, strict=True) if not is_good]))
+    if not bad:
+        return rows
+    if len(bad) == len(rows):
+        raise ValueError(f"Every row of the validation set {name!r} is bad: {collator.bad_rows.file} says why.")
+    if training_args.process_index == 0:
+        print(f"{len(bad)} of {len(rows)} rows of the validation set {name!r} are bad and left out of evaluations.")
+    return rows.select([index for index in range(len(rows)) if index not in bad])
 
 
 def _continue_rows(rows, collator, training_args, run: dict, checkpoint: str | None) -> tuple:

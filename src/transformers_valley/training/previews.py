@@ -84,7 +84,8 @@ def _show(answer: dict[str, str]) -> str:
 
 def pick_rows(rows: Dataset, count: int, processor: ValleyProcessor, skips: bool = False) -> list[dict[str, Any]]:
     """
-    `count` rows, or all if there are fewer, spread evenly over a data set, with clips and images decoded.
+    `count` rows, or all if there are fewer, spread evenly over a data set, with clips and images decoded. A row in
+    which no answer follows a question gives way to the next.
 
     Raises:
         BadSampleError: if a row cannot be read; with `skips`, the next good one takes its place, if there is one.
@@ -96,6 +97,8 @@ def pick_rows(rows: Dataset, count: int, processor: ValleyProcessor, skips: bool
         for index in range(begin, end):
             try:
                 row = rows[index]
+                if _find_answer(row["messages"]) is None:
+                    continue
                 picked.append(row | {"messages": _decode(row, processor)})
                 break
             except BadSampleError as error:
@@ -103,6 +106,13 @@ def pick_rows(rows: Dataset, count: int, processor: ValleyProcessor, skips: bool
                     raise
                 tqdm.write(f"{error} No sample answers are given for it.")
     return picked
+
+
+def _find_answer(messages: list[dict[str, Any]]) -> int | None:
+    """Where the first answer to a question is: an assistant may speak first, and nothing was asked then."""
+    roles = [message["role"] for message in messages]
+    asked = roles.index("user") if "user" in roles else len(roles)
+    return next((number for number in range(asked, len(roles)) if roles[number] == "assistant"), None)
 
 
 def _decode(row: dict[str, Any], processor: ValleyProcessor) -> list[dict[str, Any]]:
@@ -134,7 +144,7 @@ def answer_row(model, processor: ValleyProcessor, row: dict[str, Any]) -> dict[s
     Returns:
         `dict[str, str]` with `id`, `question`, `answer` and `reference`, which is the row's own answer.
     """
-    turns = next(number for number, message in enumerate(row["messages"]) if message["role"] == "assistant")
+    turns = _find_answer(row["messages"])
     messages, reference = row["messages"][:turns], row["messages"][turns]
     inputs = processor.apply_chat_template(
         messages,
