@@ -9,6 +9,7 @@ import torch
 from clips import write_clip
 from launching import CONFIGS, arguments
 from PIL import Image
+from runs import prepare_module
 from safetensors.torch import load_file
 from tiny import tiny_text, tiny_tokenizer, tiny_vision
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, QuantoConfig, pipeline
@@ -238,6 +239,12 @@ def test_a_frozen_tower_runs_once_a_step_and_in_evaluation_mode(config, checkpoi
     assert trainer.args.gradient_checkpointing and trainer.optimizer.defaults["fused"]
     assert modes["vision"] == [False] * 4  # two layers, for the clips and for the image
     assert modes["text"] == [True] * 4  # two layers, each forward and once more for the backward pass
+
+
+def test_files_are_looked_for_before_weights_are_loaded(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "load_model_and_processor", lambda *_, **__: 1 / 0)
+    with pytest.raises(FileNotFoundError, match="gone.json"):
+        sft.main(arguments("stage2_instruct.yaml", checkpoint, tmp_path / "gone.json", tmp_path / "out"))
 
 
 def test_a_misspelt_key_is_refused(checkpoint, rows, tmp_path, capsys):

@@ -61,6 +61,11 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     """
     check_launch(training_args)
     check_arguments(valley_args, training_args, model_args)
+    # Rows first: a file that is missing should not show only when 13 billion weights are loaded.
+    where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
+    sources, held = valley_args.sources(), valley_args.eval_sources()
+    rows = load_rows(sources, streaming=valley_args.streaming, **where)
+    eval_rows = {name: load_rows([source], **where) for name, source in held}
     model, processor = load_model_and_processor(
         model_args.model_name_or_path,
         valley_args.vision_model_name_or_path,
@@ -73,10 +78,6 @@ def prepare(valley_args, training_args, model_args) -> dict[str, Any]:
     if valley_args.pack_batches:
         check_packing(model)
     peft_config = get_peft_config(model_args)
-    where = {"media_root": valley_args.media_root, "on_missing": valley_args.on_missing}
-    sources, held = valley_args.sources(), valley_args.eval_sources()
-    rows = load_rows(sources, streaming=valley_args.streaming, **where)
-    eval_rows = {name: load_rows([source], **where) for name, source in held}
     check_packed(packed_folders([*sources, *(source for _, source in held)]), processor.video_processor)
     check_parts(model, processor, rows, training_args, peft_config)
     if valley_args.cache_vision_features and peft_config is not None:
