@@ -99,8 +99,9 @@ $(DIST)/installed:
 
 # All else is that of $(VENV), on the path by a .pth file: a copy of it would take 7 GB.
 $(OLDEST)/installed: $(VENV)/installed Makefile
-	$(PYTHON) -m venv --clear $(OLDEST)
-	cd $(OLDEST)/lib/python3*/site-packages && realpath $(abspath $(VENV))/lib/python3*/site-packages >all_else.pth
+	$(BIN)/python -m venv --clear $(OLDEST)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" >$(OLDEST)/all_else.pth
+	mv $(OLDEST)/all_else.pth $(OLDEST)/lib/python3*/site-packages
 	$(OLDEST)/bin/pip install $(QUIET) "transformers==5.19.*" --editable .
 	touch $@
 
