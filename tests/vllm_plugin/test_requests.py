@@ -24,6 +24,16 @@ def test_sampling_and_parts_of_clips_become_what_vllm_knows():
     assert result["stop"] == ["###"] and "chat_template_kwargs" not in result
 
 
+def test_clips_that_are_sampled_alike_may_say_so_themselves():
+    request = {"messages": [message(fps=1, start=2), message(fps=1)]}
+    result = translate({**request, "chat_template_kwargs": {"fps": 9, "on_error": "partial"}}, [])
+    assert [one["content"][0]["video_url"] for one in result["messages"]] == [
+        {"url": "clip.mp4#t=2"},
+        {"url": "clip.mp4"},
+    ]
+    assert result["media_io_kwargs"] == {"video": {"fps": 1, "on_error": "partial"}}
+
+
 def test_what_is_vllms_own_stays():
     request = {"messages": [{"role": "user", "content": "Hi"}], "top_k": 4, "stop": "x"}
     assert translate(request, []) == request
@@ -84,6 +94,9 @@ def test_sampling_is_refused_where_no_clips_are_shown(route, request_, name):
         ({"messages": [message(begin=1)]}, r"unknown keys \['begin'\]"),
         ({"messages": [message(start="1")]}, "start is a number of seconds"),
         ({"messages": [message(end=-1)]}, "end is a number of seconds"),
+        ({"messages": [message(fps=1), message()]}, "clips of a request are sampled alike here"),
+        ({"messages": [message(fps=1), message(num_frames=1)]}, "or leave these to chat_template_kwargs"),
+        ({"messages": [], "chat_template_kwargs": []}, "chat_template_kwargs is an object"),
         ({"messages": [], "chat_template_kwargs": {"template": "x"}}, "chat_template_kwargs is an object"),
         ({"messages": [], "generation_config": "{}"}, "--engine transformers"),
     ],

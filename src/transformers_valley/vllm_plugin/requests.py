@@ -32,7 +32,8 @@ _STOP_FIELDS = {
 }
 _SHOW_CLIPS = ("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/responses", "/invocations")
 _LONG = ("prompt", "allowed_token_ids")  # lists of numbers
-_SAMPLING = ("fps", "num_frames", "max_frames", "on_error")
+_CLIP_SAMPLING = ("fps", "num_frames", "max_frames")
+_SAMPLING = (*_CLIP_SAMPLING, "on_error")
 
 
 def translate(request: Mapping[str, Any], stop: list[str], route: str = "/v1/chat/completions") -> dict[str, Any]:
@@ -41,7 +42,8 @@ def translate(request: Mapping[str, Any], stop: list[str], route: str = "/v1/cha
 
     Args:
         request (`Mapping`):
-            The body. `chat_template_kwargs` say how clips are sampled, and a `video_url` may have `start` and `end`.
+            The body. `chat_template_kwargs` say how clips are sampled, and so may each `video_url`, if all say the
+            same; it may have `start` and `end`.
         stop (`list[str]`):
             Strings that end every answer.
         route (`str`, *optional*, defaults to `"/v1/chat/completions"`):
@@ -61,9 +63,11 @@ def translate(request: Mapping[str, Any], stop: list[str], route: str = "/v1/cha
         for name in ("chat_template_kwargs", "media_io_kwargs"):
             if request.get(name):
                 raise ValueError(f"{name} has no effect here: chats and responses show clips, not {route}.")
-    if (sampling := request.pop("chat_template_kwargs", None)) is not None:
-        if not isinstance(sampling, dict) or sampling.keys() - set(_SAMPLING):
-            raise ValueError(f"chat_template_kwargs is an object that may have {', '.join(_SAMPLING)}.")
+    sampling = request.pop("chat_template_kwargs", None)
+    sampling = {} if sampling is None else sampling
+    if not isinstance(sampling, dict) or sampling.keys() - set(_SAMPLING):
+        raise ValueError(f"chat_template_kwargs is an object that may have {', '.join(_SAMPLING)}.")
+    if sampling := {**sampling, **_sampling_of_clips(request)}:
         media = request.get("media_io_kwargs") or {}
         clips = media.get("video") or {} if isinstance(media, dict) else None
         if not isinstance(clips, dict):
@@ -78,6 +82,24 @@ def translate(request: Mapping[str, Any], stop: list[str], route: str = "/v1/cha
         if isinstance(request.get(name), list):
             request[name] = [_translate_message(message) for message in request[name]]
     return request
+
+
+def _sampling_of_clips(request: Mapping[str, Any]) -> dict[str, Any]:
+    """How the clips of a request say that they are sampled: vLLM knows one way for all."""
+    found = []
+    for name in ("messages", "input"):
+        items = request.get(name) if isinstance(request.get(name), list) else []
+        messages = [message for item in items for message in (item if isinstance(item, list) else [item])]
+        contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+        clips = [block.get("video_url") for content in contents for block in content if isinstance(block, dict)]
+        clips = [clip if isinstance(clip, dict) else {} for clip in clips if clip is not None]
+        found += [{key: clip[key] for key in _CLIP_SAMPLING if clip.get(key) is not None} for clip in clips]
+    if any(each != found[0] for each in found):
+        raise ValueError(
+            f"The clips of a request are sampled alike here: give each the same {', '.join(_CLIP_SAMPLING)}, or leave "
+            "these to chat_template_kwargs."
+        )
+    return found[0] if found else {}
 
 
 def _check_lengths(request: Mapping[str, Any]) -> None:
@@ -110,8 +132,11 @@ def _translate_block(block: Any) -> Any:
         return block
     clip = dict(block["video_url"])
     start, end = (_check_second(name, clip.pop(name, None)) for name in ("start", "end"))
-    if unknown := sorted(clip.keys() - {"url"}):
-        raise ValueError(f"A video_url has the unknown keys {unknown}; it may have url, start and end.")
+    if unknown := sorted(clip.keys() - {"url", *_CLIP_SAMPLING}):
+        raise ValueError(
+            f"A video_url has the unknown keys {unknown}; it may have url, start, end, {', '.join(_CLIP_SAMPLING)}."
+        )
+    clip = {name: value for name, value in clip.items() if name == "url"}
     if isinstance(clip.get("url"), str) and (start or end):
         clip["url"] += f"#t={start},{end}" if end else f"#t={start}"
     return {**block, "video_url": clip}
