@@ -60,6 +60,7 @@ def folder(checkpoint, tmp_path_factory):
     config = json.loads((folder / "other_ids" / "config.json").read_text())
     config["video_token_id"] += 1
     (folder / "other_ids" / "config.json").write_text(json.dumps(config))
+    (folder / "mixture.yaml").write_text("sources: [{path: rows.json, media: clips}]")
     shutil.copytree(checkpoint, folder / "no_pad")
     config = json.loads((folder / "no_pad" / "tokenizer_config.json").read_text())
     config["pad_token"] = None
@@ -131,6 +132,11 @@ OURS = [
         "2 rows show clips .* that are not there .2 of gone., among",
     ),
     (STAGE2, {"use_liger_kernel": True}, "use_liger_kernel has no effect"),
+    (
+        STAGE2,
+        {"media_root": "elsewhere", "data": "mixture.yaml"},
+        "media_root='elsewhere' has no effect: each source of .*mixture.yaml has a `media` of its own",
+    ),
     (STAGE2, {"activation_offloading": True}, "this run is on the CPU. Set gradient_checkpointing"),
     (STAGE2, {"eval_data": "held_out.json"}, "eval_strategy is 'no'.*Set eval_strategy: steps"),
     (

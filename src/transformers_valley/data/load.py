@@ -21,7 +21,7 @@ from .formats import to_row
 from .frames import PACKED_FEATURES, is_packed, iter_packed, list_shards, open_packed, read_description
 from .hub import home_of, open_data_set, read_data_set, stamp_of, with_paths
 from .media import MissingMedia, as_folders, is_address
-from .mixtures import Source, as_sources
+from .mixtures import Source, as_sources, is_mixture
 from .rows import FEATURES, fill_features
 
 
@@ -73,7 +73,7 @@ def load_rows(
     check_files([source.path for source in sources if source.path is not None])
     sources = [_settle(source) for source in sources]
     if streaming:
-        is_mixture = len(sources) > len(files) or any(map(_is_mixture, files))
+        is_mixture = len(sources) > len(files) or any(map(_is_mixed, files))
         is_whole = len(sources) == 1 and sources[0].dataset and sources[0].take == "all" and sources[0].weight == 1
         return _stream(sources, is_mixture and not is_whole, on_missing)
     parts, missing = [], MissingMedia()
@@ -92,8 +92,8 @@ def load_rows(
     return rows
 
 
-def _is_mixture(file: Any) -> bool:
-    return isinstance(file, Source) or os.fspath(file).lower().endswith((".yaml", ".yml"))
+def _is_mixed(file: Any) -> bool:
+    return isinstance(file, Source) or is_mixture(file)
 
 
 def _settle(source: Source) -> Source:

@@ -166,6 +166,11 @@ def _check_keys(file: Any, what: str, value: Any, known: Sequence[str]) -> None:
             raise ValueError(f"{file}: {what} has the unknown key `{key}`: {cure}.")
 
 
+def is_mixture(file: str | os.PathLike) -> bool:
+    """Whether a file is a mixture, by its name."""
+    return os.fspath(file).lower().endswith((".yaml", ".yml"))
+
+
 def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -> list[Source]:
     """
     Files of records, mixtures and sources as sources.
@@ -185,7 +190,7 @@ def as_sources(files: Sequence[str | os.PathLike | Source], media: Any = None) -
     for file in files:
         if isinstance(file, Source):
             sources.append(file)
-        elif os.fspath(file).lower().endswith((".yaml", ".yml")):
+        elif is_mixture(file):
             sources += read_mixture(file)
         elif is_packed(file):
             sources.append(Source(dataset=os.fspath(file)))
@@ -253,4 +258,12 @@ def packed_folders(files: Sequence[str | os.PathLike | Source]) -> list[str]:
     return [source.dataset for source in sources if is_packed(source.dataset)]
 
 
-__all__ = ["Source", "as_sources", "find_description", "name_data_sets", "packed_folders", "read_mixture"]
+__all__ = [
+    "Source",
+    "as_sources",
+    "find_description",
+    "is_mixture",
+    "name_data_sets",
+    "packed_folders",
+    "read_mixture",
+]

@@ -22,6 +22,7 @@ from transformers import AutoConfig, IntervalStrategy
 
 from ..checkpoint import check_reachable
 from ..data.lengths import check_max_length
+from ..data.mixtures import is_mixture, read_mixture
 from ..data.statistics import encode_answers
 from ..processing_valley import ValleyProcessor
 
@@ -108,6 +109,17 @@ def missing_build_tools() -> list[str]:
     return [name for name, there in found.items() if not there]
 
 
+def _check_media_root(valley_args) -> None:
+    files = [*valley_args.data, *valley_args.eval_data]
+    if valley_args.media_root is None or valley_args.dataset or not all(map(is_mixture, files)):
+        return
+    if all(source.media is not None for file in files for source in read_mixture(file)):
+        raise ValueError(
+            f"media_root={valley_args.media_root!r} has no effect: each source of {', '.join(files)} has a `media` of "
+            "its own. Change it there, or in a copy of your own that `data` names, or leave media_root out."
+        )
+
+
 def check_arguments(valley_args, training_args, model_args) -> None:
     """
     Refuse arguments that contradict each other or do not work here.
@@ -126,6 +138,7 @@ def check_arguments(valley_args, training_args, model_args) -> None:
     if os.path.exists(training_args.output_dir) and not os.path.isdir(training_args.output_dir):
         raise ValueError(f"output_dir={training_args.output_dir!r} is a file. Name a folder; it is made if need be.")
     _check_model_type(valley_args, model_args)
+    _check_media_root(valley_args)
     if valley_args.cache_vision_features and valley_args.streaming:
         raise ValueError(
             "cache_vision_features makes the features of all rows before the first step, and streamed rows are not "
