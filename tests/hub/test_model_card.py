@@ -402,7 +402,7 @@ def test_training_writes_the_card_of_its_run(saved, tmp_path, monkeypatch):
     for row in (
         "| stage | stage 2 (instruct) |",
         "| began with | `valley-tiny` |",
-        "| rows | 4, of `rows.json` |",
+        "| rows | 4, of `rows` |",
         "| epochs, steps | 0.5, 1 |",
         "| global batch | 2 (per process 2, processes 1, accumulated 1) |",
         "| learning rate | 2e-05, cosine, warm-up 0.03 of the steps |",

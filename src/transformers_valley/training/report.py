@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
-from ..data.mixtures import as_sources
 from ..hub.model_card import read_facts, short_name, write_model_card
 from ..plots import COLOURS, MARKERS, chart_style, place_legend
 from .parameters import count_parameters
@@ -73,8 +73,12 @@ def describe_training(trainer, valley_args, model_args) -> dict[str, str]:
     trained = model_args.lora_modules_to_save if model_args.use_peft else valley_args.trainable_modules
     # Stage 2 is what trains the language model (paper, Section 4.3).
     instructs = model_args.use_peft or any("language_model" in name or "lm_head" in name for name in trained)
-    files = ", ".join(f"`{Path(str(source)).name}`" for source in as_sources(valley_args.sources()))
     rows = trainer.train_dataset
+    if isinstance(rows, Dataset):  # mixtures have several, and may have changed since
+        names = rows.unique("source")
+    else:
+        names = [Path(file).name for file in valley_args.data or valley_args.dataset]
+    files = ", ".join(f"`{name}`" for name in names)
     frozen = "4 bit" if model_args.load_in_4bit else "8 bit" if model_args.load_in_8bit else model_args.dtype
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else "no"
     warm_up = f"{args.warmup_steps:g}{' of the' if args.warmup_steps < 1 else ''} steps"
