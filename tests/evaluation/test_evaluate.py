@@ -12,7 +12,9 @@ from tiny import tiny_judge
 from typer.testing import CliRunner
 
 from transformers_valley.evaluation import evaluate, load_benchmark, predict
+from transformers_valley.evaluation.asking import VIEWS
 from transformers_valley.evaluation.judge import DEFAULT_JUDGE
+from transformers_valley.evaluation.predict import read_predictions
 from transformers_valley.evaluation.records import read_json
 from valley_cli.app import app
 
@@ -114,10 +116,24 @@ def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(check
     write_json(other / "run.json", settings)
     refused("a was judged, and .*b was not")
     shutil.rmtree(other / "judge-one")
-    refused("both called 'A': give one of them another label", label="A")
+    refused("both called 'A': repeat the command of one of them", label="A")
     settings["label"] = Path(checkpoint).name
     write_json(other / "run.json", settings)
     refused("both called", label=None)
+
+
+def test_what_judged_a_run_before_judges_it_when_it_is_compared(checkpoint, questions, tmp_path):
+    reply = "{'pred':'yes','score':4}"
+    options = {"views": ["clip"], "generation": SHORT}
+    judge = tiny_judge(tmp_path / "judge", reply)
+    for label in "ab":
+        evaluate(checkpoint, questions, tmp_path / label, label=label, judge=judge, **options)
+    again = evaluate(checkpoint, questions, tmp_path / "b", compare_with=[tmp_path / "a"], **options)
+    assert [run.name for run in again.runs] == ["a", "b"]
+    shutil.rmtree(tmp_path / "a/judge-judge")
+    with pytest.raises(ValueError, match="b was judged, and .*a was not"):
+        evaluate(checkpoint, questions, tmp_path / "b", compare_with=[tmp_path / "a"], **options | {"views": VIEWS})
+    assert {record["view"] for record in read_predictions(tmp_path / "b")} == {"clip"}
 
 
 def test_the_default_judge_has_its_name_on_a_server(checkpoint, questions, tmp_path):

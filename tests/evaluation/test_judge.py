@@ -209,6 +209,7 @@ def test_consistency_is_judged_with_both_answers(tmp_path):
         ("consistency/0/1", "consistency"),
         *(("generic/0", aspect) for aspect in ("context", "correctness", "detail")),
     ]
+    assert load_run(tmp_path).unjudged() == 0  # of the lonely one the other was not answered, which is told
     (asked,) = [said(r) for r in server.requests if "Question 1" in said(r)]
     assert "Question 1: Does it run?\nQuestion 2: Is it running?\nCorrect Answer: It runs." in asked
     assert "Predicted Answer to Question 1: yes it does\nPredicted Answer to Question 2: it is\n" in asked

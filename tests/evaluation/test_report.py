@@ -124,7 +124,7 @@ def test_runs_that_cannot_share_a_report(tmp_path):
     plain = write_run(tmp_path / "d", ten(9), label="D")
     with pytest.raises(ValueError, match=r"different questions of own questions \(10 and 5\)"):
         report([plain, fewer])
-    with pytest.raises(ValueError, match="both called 'D': give one of them another label, .* run.json of"):
+    with pytest.raises(ValueError, match="both called 'D': repeat the command of one of them with another label"):
         report([plain, write_run(tmp_path / "e", ten(9), label="D")])
     judged = write_verdicts(write_run(tmp_path / "f", ten(9), label="F"))
     with pytest.raises(ValueError, match="f was judged, and .*d was not: Judge: m .endpoint.*share no table"):

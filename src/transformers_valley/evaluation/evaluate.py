@@ -99,6 +99,7 @@ def evaluate(
     judges = _find_judge(benchmark, judge, judge_server, judge_revision)
     name, judging = describe_judging(judges, asked.benchmark, prompts) if judges else (None, None)
     if compare_with:
+        judging = judging or (load_run(output).judge if before else None)  # the report reads what judged it before
         label = _find_label(checkpoint, Path(output), predicting.get("label"), predicting.get("server"))
         settings = {"label": label, "benchmark": asked.describe(), "cot": cot, "shots": [each.id for each in examples]}
         coming = Run(Path(output), settings, judging, items={})

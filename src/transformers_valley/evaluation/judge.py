@@ -228,7 +228,7 @@ def judge(
         (answers[key], aspect)
         for key in answers
         for aspect in benchmark.aspects(answers[key])
-        if key in wanted and (*key, aspect) not in done and _is_whole(answers[key], answers)
+        if key in wanted and (*key, aspect) not in done and is_whole(answers[key], answers)
     ]
     with RecordWriter(folder / VERDICTS) as writer, tqdm(total=len(todo), desc="judge") as progress:
         for start in range(0, len(todo), by.at_once):
@@ -311,7 +311,7 @@ def _read_dictionary(reply: str) -> dict | None:
     return None
 
 
-def _is_whole(record: Mapping, answers: Mapping) -> bool:
+def is_whole(record: Mapping, answers: Mapping) -> bool:
     """Whether the answer to the other wording of a question, which is judged with it, is there as well."""
     return "second" not in record["facts"] or (record["view"], record["facts"]["second"]) in answers
 

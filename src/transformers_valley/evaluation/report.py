@@ -20,7 +20,6 @@ from .asking import VIEWS
 from .benchmark import Item
 from .page import write_page
 from .plots import draw_bars
-from .predict import RUN
 from .records import read_json, write_json, write_text
 from .run import Run, load_run
 from .statistics import compare, estimate
@@ -263,8 +262,8 @@ def check_together(runs: Sequence[Run]) -> None:
             )
         if first.name == other.name:
             raise ValueError(
-                f"{first.folder} and {other.folder} are both called {first.name!r}: give one of them another label, "
-                f"--label of a new run or `label` in the {RUN} of an old one."
+                f"{first.folder} and {other.folder} are both called {first.name!r}: repeat the command of one of them "
+                "with another label (--label)."
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .benchmark import Benchmark, Column, Item, mean_of
 from .benchmarks import BENCHMARKS
-from .judge import JUDGE, read_verdicts
+from .judge import JUDGE, is_whole, read_verdicts
 from .predict import RUN, read_predictions
 from .records import read_json
 from .scores import measure
@@ -66,11 +66,12 @@ class Run:
         """Answers that the judge of the run did not decide on, or was not asked about."""
         if self.judge is None:
             return 0
-        answered = [item for items in self.items.values() for item in items if item.record["answer"] is not None]
-        decided = [{v["aspect"] for v in item.verdicts if not v["unjudged"]} for item in answered]
+        items = [item for items in self.items.values() for item in items if item.record["answer"] is not None]
+        answered = {(item.record["view"], item.record["id"]): item.record for item in items}
+        decided = [{v["aspect"] for v in item.verdicts if not v["unjudged"]} for item in items]
         return sum(
-            not decided.issuperset(self.benchmark.aspects(item.record))
-            for item, decided in zip(answered, decided, strict=True)
+            is_whole(item.record, answered) and not aspects.issuperset(self.benchmark.aspects(item.record))
+            for item, aspects in zip(items, decided, strict=True)
         )
 
     def describe_judge(self) -> str:
