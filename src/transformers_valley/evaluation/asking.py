@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..data.rows import CLIP_SETTINGS
 from ..endpoint import file_url
 from ..video_decoding import SampledVideo, VideoDecodeError, load_image
 from .benchmark import Sample
@@ -136,8 +137,7 @@ def _rearrange(sampled: SampledVideo, view: str, seed: str) -> tuple[SampledVide
 
 def clip_settings(block: Mapping[str, Any]) -> dict[str, Any]:
     """What a block says of how its clip is sampled: part, rate or number of frames."""
-    names = ("start", "end", "fps", "num_frames", "max_frames")
-    return {name: block[name] for name in names if block.get(name) is not None}
+    return {name: block[name] for name in CLIP_SETTINGS if block.get(name) is not None}
 
 
 def served_messages(messages: Sequence[Mapping], view: str) -> list[dict]:

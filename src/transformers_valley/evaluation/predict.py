@@ -18,6 +18,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..data.rows import CLIP_SETTINGS
 from ..video_decoding import SamplingRule
 from ..whole_files import claim_folder
 from .asking import VIEWS
@@ -98,7 +99,7 @@ def predict(
     if generation.get("num_return_sequences", 1) != 1:
         raise ValueError("A question has one answer: leave num_return_sequences out.")
     # A rate that makes no sense would be an error of each clip.
-    SamplingRule(**{name: sampling.get(name) for name in ("fps", "num_frames", "max_frames")})
+    SamplingRule(**{name: value for name, value in sampling.items() if name in CLIP_SETTINGS})
     _check_shots(shots, data)
     if server and cot and any(sample.messages[0]["role"] != "system" for sample in data.samples):
         raise ValueError(
