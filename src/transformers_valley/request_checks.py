@@ -1,16 +1,18 @@
 # Copyright 2026 The transformers_valley authors. Apache-2.0 license.
 """What is asked about a request before its body is parsed, whichever engine answers.
 
-Is its body too large: input are its bytes, output is why it is refused, or nothing. By which name was it sent here.
+Is its body too large: input are its bytes, output is why it is refused, or nothing. By which name was it sent, and
+which names are ours.
 """
 
 import contextlib
 import ipaddress
 import re
 import urllib.parse
+from collections.abc import Sequence
 
 
-__all__ = ["MAX_BODY_BYTES", "find_excess", "host_name"]
+__all__ = ["MAX_BODY_BYTES", "find_excess", "host_name", "names_of"]
 
 MAX_BODY_BYTES = 256 * 1024**2  # of one request, its `data:` URLs included
 # Bounds of what is parsed in one go, while everybody waits.
@@ -50,3 +52,13 @@ def host_name(address: str) -> str:
     with contextlib.suppress(ValueError):
         address = urllib.parse.urlsplit(f"//{address}").hostname or address
     return address.lower()
+
+
+def names_of(host: str, allowed_hosts: Sequence[str]) -> list[str]:
+    """The names under which clients may reach a server at a host; all if there are none."""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    # Web pages can reach what listens at loopback under names of their own.
+    return ["localhost", "127.0.0.1", "::1", host, *allowed_hosts] if is_loopback or allowed_hosts else []

@@ -7,7 +7,6 @@ Input: requests for Chat Completions and Responses. Output: answers, whole or st
 import asyncio
 import contextlib
 import copy
-import ipaddress
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import Any
 
 from ..checkpoint import find_checkpoint
 from ..processing_valley import ValleyProcessor
-from ..request_checks import MAX_BODY_BYTES, host_name
+from ..request_checks import MAX_BODY_BYTES, host_name, names_of
 from .engine import FAILED, Answer, Engine, read_prompt
 from .forms import ChatForm, ResponseForm, error_body, sse_event
 from .media import MAX_DOWNLOADS, MediaAccess
@@ -412,9 +411,7 @@ def serve(
         found = find_checkpoint(checkpoint)
         processor, model = found.load_processor(), found.load_model(**loading)
         service = Service(Engine(model, processor, max_batch, compile), processor, found.name, folders)
-        # Web pages can reach what listens at loopback under names of their own.
-        hosts = ["localhost", "127.0.0.1", "::1", host, *allowed_hosts]
-        app = build_app(service, api_key, hosts if _is_loopback(host) or allowed_hosts else ())
+        app = build_app(service, api_key, names_of(host, allowed_hosts))
         server = _Server(service, app, host=host, port=port)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         server.run(sockets=[listener])
@@ -444,10 +441,3 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"Cannot listen at {host}:{port}: {reason}. Choose another --host or --port.") from error
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

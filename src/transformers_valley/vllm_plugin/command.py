@@ -2,7 +2,6 @@
 """`valley serve --engine vllm`: the options of `valley serve` as the command line of `vllm serve`."""
 
 import importlib.util
-import ipaddress
 import json
 import os
 import shlex
@@ -15,6 +14,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from ..checkpoint import Checkpoint, find_checkpoint
+from ..request_checks import names_of
 from . import requests
 
 
@@ -95,11 +95,10 @@ def vllm_command(
     for name, value in options.items():
         if value is not None:
             words += [name] if value is True else [name, str(value)]
-    hosts = ["localhost", "127.0.0.1", "::1", host, *allowed_hosts] if _is_loopback(host) or allowed_hosts else []
     environment = {
         requests.STOP_VARIABLE: json.dumps(stop := list(generation.stop_strings or ())),
         _MAX_STOPS: str(int(os.environ.get(_MAX_STOPS, "4")) + len(stop)),  # beside those, as many as without them
-        requests.HOSTS_VARIABLE: json.dumps(hosts),
+        requests.HOSTS_VARIABLE: json.dumps(names_of(host, allowed_hosts)),
         # vLLM's 5 seconds are less than balancers and clients keep a connection: a request may meet its end.
         _KEEP_ALIVE: os.environ.get(_KEEP_ALIVE, "75"),
     }
@@ -126,13 +125,6 @@ def serve(name: str, more: str = "", **options: Any) -> NoReturn:
     words, environment = vllm_command(find_checkpoint(name), more=shlex.split(more), **options)
     print(f"vllm {shlex.join(words[3:])}", file=sys.stderr, flush=True)
     os.execve(words[0], words, {**os.environ, **environment})
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_generation(checkpoint: Checkpoint) -> GenerationConfig:
