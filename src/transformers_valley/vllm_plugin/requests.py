@@ -88,9 +88,7 @@ def _sampling_of_clips(request: Mapping[str, Any]) -> dict[str, Any]:
     """How the clips of a request say that they are sampled: vLLM knows one way for all."""
     found = []
     for name in ("messages", "input"):
-        items = request.get(name) if isinstance(request.get(name), list) else []
-        messages = [message for item in items for message in (item if isinstance(item, list) else [item])]
-        contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+        contents = _contents(request[name]) if isinstance(request.get(name), list) else []
         clips = [block.get("video_url") for content in contents for block in content if isinstance(block, dict)]
         clips = [clip if isinstance(clip, dict) else {} for clip in clips if clip is not None]
         found += [{key: clip[key] for key in _CLIP_SAMPLING if clip.get(key) is not None} for clip in clips]
@@ -102,6 +100,16 @@ def _sampling_of_clips(request: Mapping[str, Any]) -> dict[str, Any]:
     return found[0] if found else {}
 
 
+def _messages(items: list) -> list:
+    """The messages of a chat, or of the chats of a batch."""
+    return [message for item in items for message in (item if isinstance(item, list) else [item])]
+
+
+def _contents(items: list) -> list[list]:
+    """The lists of blocks in them."""
+    return [message["content"] for message in _messages(items) if isinstance(message.get("content"), list)]
+
+
 def _check_lengths(request: Mapping[str, Any]) -> None:
     """vLLM compares each message and block with all kinds that there are, while everybody waits."""
     for name, value in request.items():
@@ -109,12 +117,10 @@ def _check_lengths(request: Mapping[str, Any]) -> None:
             continue
         parts = len(value)
         if name in ("messages", "input"):
-            messages = [m for item in value for m in (item if isinstance(item, list) else [item])]
-            if not all(isinstance(message, dict) for message in messages):
+            if not all(isinstance(message, dict) for message in _messages(value)):
                 raise ValueError(f"{name} is a list of objects.")
-            inner = [item for item in value if isinstance(item, list)]  # chats of a batch
-            inner += [m["content"] for m in messages if isinstance(m.get("content"), list)]
-            parts += sum(map(len, inner))
+            chats = [item for item in value if isinstance(item, list)]  # of a batch
+            parts += sum(map(len, [*chats, *_contents(value)]))
         if parts > MAX_PARTS:
             raise ValueError(f"{name} has {parts} parts; the limit is {MAX_PARTS}.")
 
