@@ -35,6 +35,12 @@ class Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def down_while(outage: list, respond: Callable[[dict, int], Answer | str]) -> Callable[[dict, int], Answer | str]:
+    """Answers with status 503 as long as a list is not empty."""
+    down = Answer(status=503, body='{"error": {"message": "down"}}')
+    return lambda request, count: down if outage else respond(request, count)
+
+
 @contextlib.contextmanager
 def openai_server(respond: Callable[[dict, int], Answer | str], models: tuple[str, ...] = ("judge",)) -> Iterator:
     """

@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from openai_server import Answer, openai_server, said
+from openai_server import Answer, down_while, openai_server, said
 from typer.testing import CliRunner
 
 from transformers_valley.data.build.hallucinations import check_hallucinations
@@ -66,11 +66,7 @@ def test_no_verdict_is_paid_for_twice_and_nothing_is_half_written(files, tmp_pat
 
 def test_what_an_outage_left_undecided_is_judged_in_the_next_run(files, tmp_path):
     outage = [True]
-
-    def fail(request, count):
-        return Answer(status=503, body='{"error": {"message": "down"}}') if outage else judge(request, count)
-
-    with openai_server(fail) as server:
+    with openai_server(down_while(outage, judge)) as server:
         endpoint = Endpoint(base_url=server.url, cache=tmp_path / "kept", max_retries=0)
         found = check_hallucinations(*files, tmp_path / "out.jsonl", endpoint, progress=False)
         assert found.undecided == 4

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from openai_server import Answer, openai_server, said
+from openai_server import Answer, down_while, openai_server, said
 from typer.testing import CliRunner
 
 from transformers_valley.data import load_rows, to_row
@@ -198,11 +198,7 @@ def test_a_killed_run_pays_for_nothing_twice(captions, tmp_path, monkeypatch):
 
 def test_what_an_outage_left_out_is_asked_for_in_the_next_run(captions, tmp_path):
     outage = [True]
-
-    def fail(request, count):
-        return Answer(status=503, body='{"error": {"message": "down"}}') if outage else answer_well(request, count)
-
-    with openai_server(fail) as server:
+    with openai_server(down_while(outage, answer_well)) as server:
         endpoint = Endpoint(base_url=server.url, cache=tmp_path / "replies.sqlite", max_retries=0)
         built = build_instructions(captions, tmp_path / "rows.jsonl", endpoint, limit=5, progress=False)
         assert built.rejected.total() == 5
