@@ -71,9 +71,8 @@ from transformers_valley.video_decoding import VideoDecodeError, sample_video
 
 EXAMPLES = Path(__file__).parent
 TRAIN_CLIPS, TEST_CLIPS, NUM_FRAMES = 2400, 200, 8
-WRITTEN = {  # into the folder of the output
-    *("checkpoint", "clips", "joined", "report.json", "report.png", "stage1", "text", "video.png", "vision"),
-}
+# Into the folder of the output.
+WRITTEN = {"checkpoint", "clips", "joined", "report.json", "report.png", "stage1", "text", "video.png", "vision"}
 PATCH_SIZE, HIDDEN_SIZE = 16, 128
 MEAN, STD = [0.2] * 3, [0.25] * 3  # of the pictures: most of them is dark
 LABELS = [*COLOURS, *SHAPES]

@@ -6,6 +6,7 @@ In goes what a user typed; out come model and processor, or one error that says 
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Checkpoint:
             return Path(self.path).resolve().name
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
-    @property
+    @cached_property  # on the Hub it is a question
     def is_adapter(self) -> bool:
         """Whether it is an adapter, which transformers loads together with the model that it names."""
         if os.path.exists(os.path.join(self.path, "config.json")):

@@ -73,9 +73,9 @@ def load_rows(
     check_files([source.path for source in sources if source.path is not None])
     sources = [_settle(source) for source in sources]
     if streaming:
-        is_mixture = len(sources) > len(files) or any(map(_is_mixed, files))
+        is_mixed = len(sources) > len(files) or any(isinstance(file, Source) or is_mixture(file) for file in files)
         is_whole = len(sources) == 1 and sources[0].dataset and sources[0].take == "all" and sources[0].weight == 1
-        return _stream(sources, is_mixture and not is_whole, on_missing)
+        return _stream(sources, is_mixed and not is_whole, on_missing)
     parts, missing = [], MissingMedia()
     for source in sources:
         rows = _load(source)
@@ -90,10 +90,6 @@ def load_rows(
     if not len(rows):
         raise ValueError(f"There are no rows in {', '.join(map(str, sources))}.")
     return rows
-
-
-def _is_mixed(file: Any) -> bool:
-    return isinstance(file, Source) or is_mixture(file)
 
 
 def _settle(source: Source) -> Source:

@@ -120,13 +120,10 @@ def _find_label(checkpoint: str | None, output: Path, label: str | None, server:
 
 
 def _find_judge(benchmark: str, judge: str | None, server: str | None, revision: str | None) -> Judge | None:
-    if judge == "default":
-        is_encoder = BENCHMARKS[benchmark].judged_by == "bertscore"
-        judge, revision = (
-            (None, revision) if is_encoder else (DEFAULT_JUDGE["model"], revision or DEFAULT_JUDGE["revision"])
-        )
     if BENCHMARKS[benchmark].judged_by == "bertscore":
-        return BertScorer(judge or "roberta-large", revision=revision)
+        return BertScorer("roberta-large" if judge in (None, "default") else judge, revision=revision)
+    if judge == "default":
+        judge, revision = DEFAULT_JUDGE["model"], revision or DEFAULT_JUDGE["revision"]
     if server:
         return EndpointJudge(server, judge, revision)
     return LocalJudge(judge, revision) if judge else None
